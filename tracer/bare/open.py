@@ -11,6 +11,7 @@ from tracer.bare.image import is_bare, parse, why_not_entered
 from tracer.bare.multiboot import narrowed
 from tracer.bare.system import Bare
 from tracer.errors import KernelImageError
+from tracer.text.file_error import unread
 
 MAX_IMAGE = 1 << 30
 _NO_GUIDANCE = Guidance()
@@ -50,7 +51,7 @@ def file_for_qemu(path: Path, folder: Callable[[], Path]) -> Path:
     try:
         narrow = narrowed(path.read_bytes())
     except OSError as error:
-        raise KernelImageError(f"cannot read {path}: {error.strerror}") from error
+        raise KernelImageError(unread(str(path), error)) from error
     except KernelImageError as error:
         raise KernelImageError(f"{path}: {error}") from error
     if narrow is None:
@@ -64,4 +65,4 @@ def _symbols(path: Path | None) -> bytes | None:
     try:
         return None if path is None else path.read_bytes()
     except OSError as error:
-        raise KernelImageError(f"cannot read its symbols in {path}: {error.strerror}") from error
+        raise KernelImageError(unread(f"its symbols in {path}", error)) from error

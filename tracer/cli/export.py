@@ -7,9 +7,7 @@ import contextlib
 import io
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import IO
 
 from tracer.cli import EXIT_OK, terminal
@@ -18,6 +16,7 @@ from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.output import sink
 from tracer.errors import TraceError, UsageError
 from tracer.export.mmiotrace import MmiotraceLog
+from tracer.host.scratch import scratch_folder
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
 from tracer.query.source import Source
@@ -102,12 +101,16 @@ def _sqlite(source: Source, sink: IO[bytes]) -> int:
     from tracer.export import sqlite
 
     # SQLite writes files alone.
-    with tempfile.TemporaryDirectory(prefix="vetrace.") as folder:
-        path = Path(folder) / "database"
-        with contextlib.closing(sqlite3.connect(path)) as database:
-            database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
-            items = source.items(queues=True)
-            sqlite.write(source.trace.header, items, source.stacks, database)
+    with scratch_folder() as folder:
+        path = folder / "database"
+        try:
+            with contextlib.closing(sqlite3.connect(path)) as database:
+                database.executescript("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;")
+                items = source.items(queues=True)
+                sqlite.write(source.trace.header, items, source.stacks, database)
+        except sqlite3.OperationalError as error:
+            why = f"{error}; make room there, or name another place with TMPDIR"
+            raise TraceError(f"cannot make the database in {folder}: {why}") from error
         with path.open("rb") as file:
             shutil.copyfileobj(file, sink)
     return 0

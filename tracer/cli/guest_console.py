@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from tracer.errors import TracerError
 from tracer.guest.report import GuestReport
 from tracer.host.streams import erase_status
+from tracer.text.file_error import unwritten
 
 _LONGEST_LINE = 1 << 14
 """Bytes of the guest's console that are held for a line to end."""
@@ -80,7 +81,7 @@ def guest_console(args: argparse.Namespace) -> Iterator[Callable[[bytes], object
         try:
             file = args.serial.open("wb", buffering=0)
         except OSError as error:
-            raise TracerError(f"cannot write {args.serial}: {error.strerror}") from error
+            raise TracerError(unwritten(str(args.serial), error)) from error
         with file:
             yield file.write
     elif args.quiet or args.json:

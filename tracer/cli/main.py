@@ -23,6 +23,7 @@ from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, sug
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
 from tracer.host.streams import choose_colour, warn
+from tracer.text.file_error import unwritten
 
 COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
@@ -76,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not streams.is_output_error(error):
             raise
         streams.abandon_output()
-        warn(f"cannot write the output: {error.strerror}")
+        warn(unwritten("the output", error))
         return EXIT_FAILED
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Ended) else signal.SIGINT

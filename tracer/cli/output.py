@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,11 +14,16 @@ from typing import IO
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
 from tracer.host.whole_file import new_file
+from tracer.text.file_error import unwritten
 
 
 @contextmanager
 def sink(name: str) -> Iterator[IO[bytes]]:
     """Yield what writes to a file of this name, as :func:`replacing` does, or standard output."""
+    if name.endswith("/"):  # which a Path forgets
+        raise TraceError(
+            unwritten(name, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
+        )
     if name != STANDARD:
         with replacing(Path(name)) as file:
             yield file
@@ -32,12 +40,13 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     A pipe or a device is written as it is. Raises TracerError.
     """
     try:
-        path.parent.stat()  # the folder is the user's, and is not made
+        if not stat.S_ISDIR(path.parent.stat().st_mode):  # it is the user's, and is not made
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if path.exists() and not path.is_file():
             with path.open("wb") as file:
                 yield file
             return
     except OSError as error:
-        raise TraceError(f"cannot write {path}: {error.strerror or error}") from error
-    with new_file(path, "name another file") as draft, draft.open("wb") as file:
+        raise TraceError(unwritten(str(path), error)) from error
+    with new_file(path, None) as draft, draft.open("wb") as file:
         yield file

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracer.cli import EXIT_OK
 from tracer.errors import TraceError, UsageError
+from tracer.text.file_error import unread
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Header, Line
@@ -49,14 +50,15 @@ def run(args: argparse.Namespace) -> int:
             " or it has all there was"
         ) from None
     except OSError as error:
-        raise TraceError(f"cannot read {ring}: {error.strerror}") from error
+        raise TraceError(unread(str(ring), error)) from error
     recovery = Recovery(header)
     new = trace.with_name(f"{trace.stem}.recovering{trace.suffix}") if output is None else output
     try:
         _write(files, new, ring, recovery, block)
     except BaseException:
         with contextlib.suppress(OSError):
-            new.unlink()
+            if new.is_file():  # a pipe or a device is the user's
+                new.unlink()
         raise
     if output is None:
         new.replace(trace)

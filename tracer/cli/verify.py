@@ -17,6 +17,7 @@ from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.errors import TraceError
 from tracer.host.streams import warn
+from tracer.text.file_error import unread
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
 
@@ -62,7 +63,7 @@ def compared(trace: TraceReader, log: Path) -> Comparison:
         with log.open("rb") as file:
             return witness.compare(trace, file, vcpus=trace.header.vcpus)
     except OSError as error:
-        raise TraceError(f"cannot read QEMU's log {log}: {error.strerror}") from error
+        raise TraceError(unread(f"QEMU's log {log}", error)) from error
 
 
 def check_run(trace: Path, log: Path, *, quiet: bool) -> int:

@@ -11,6 +11,7 @@ from tracer.devices.file import parse, parse_applies
 from tracer.devices.map import RegisterMap, RegisterMaps, Unread
 from tracer.errors import UsageError
 from tracer.text.encoding import decoded
+from tracer.text.file_error import unread
 
 _BIGGEST = 1 << 22  # a map of the largest device takes a hundredth of it
 
@@ -48,10 +49,8 @@ def description(path: Path, biggest: int) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(biggest + 1)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError as error:  # a null byte in the name
-        raise UsageError(f"cannot read {str(path)!r}: {error}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is the latter
+        raise UsageError(unread(str(path), error)) from None
     if len(data) > biggest:
         raise UsageError(f"{path} is no description of registers: it is above {biggest >> 20} MiB")
     return data

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tracer.errors import UsageError
 from tracer.guest.qcow2 import check_whole
+from tracer.text.file_error import unread
 
 _FORMATS = (
     (0, b"QFI\xfb", "qcow2"),
@@ -198,7 +199,7 @@ def image_format(disk: Path) -> str:
         with disk.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
-        raise UsageError(f"cannot read the disk image {disk}: {error.strerror}") from None
+        raise UsageError(unread(f"the disk image {disk}", error)) from None
     if not head:
         raise UsageError(f"the disk image {disk} is empty")
     return next((name for at, magic, name in _FORMATS if head[at:].startswith(magic)), "raw")

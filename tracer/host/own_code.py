@@ -13,23 +13,31 @@ from types import FrameType, ModuleType
 
 from tracer.errors import UsageError
 from tracer.text.encoding import decoded
+from tracer.text.file_error import unread
+
+_BIGGEST = 1 << 24
 
 
 def read_text(path: Path) -> str:
     """Return the text of a person's file, without a byte-order mark. Raises UsageError."""
+    return decoded(_read(path), str(path))
+
+
+# A device may have no end, so no more is read than a person writes.
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
-    return decoded(data, str(path))
+        with path.open("rb") as file:
+            data = file.read(_BIGGEST + 1)
+    except (OSError, ValueError) as error:  # a name with a NUL is the latter
+        raise UsageError(unread(str(path), error)) from None
+    if len(data) > _BIGGEST:
+        raise UsageError(f"{path} is above {_BIGGEST >> 20} MiB: give a file that somebody wrote")
+    return data
 
 
 def run_file(path: Path) -> dict[str, object]:
     """Run a person's Python file; return its names. Raises UsageError naming file and line."""
-    try:
-        source = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from None
+    source = _read(path)
     module = ModuleType(f"own:{path}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # dataclasses and pickle look there

@@ -31,9 +31,10 @@ def scratch_folder() -> Iterator[Path]:
     has room for a short path only. Else it is in ``/tmp``. Raises TracerError when it cannot be
     made.
     """
-    base = _base()
-    _remove_leftovers(base)
+    base = Path("the folder for temporary files")
     try:
+        base = _base()
+        _remove_leftovers(base)
         folder, lock = _locked_folder(base)
     except OSError as error:
         raise TracerError(

@@ -13,6 +13,9 @@ _UNWRITABLE = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF, errno.ENXIO}
 )
 
+_LONGEST = 2000
+"""Characters of a message that are shown."""
+
 _ERASE = "\x1b[K"
 """Erases to the end of a line. Ref: ECMA-48, 8.3.41 (EL)."""
 
@@ -70,12 +73,16 @@ def shows_colour(stream: TextIO) -> bool:
 def warn(message: str, *below: str) -> None:
     """Tell the reader something on standard error, in one line that holds no control character.
 
-    What a guest or a file says may be in it, and must not reach the terminal as it is. Lines
-    ``below`` show what the message is about.
+    What a guest or a file says may be in it, and must not reach the terminal as it is, nor bury
+    the rest: of a message of thousands of characters the middle is left out. Lines ``below`` show
+    what the message is about.
     """
     erase_status()
-    for line in (f"vetrace: {message}", *below):
-        print(printable(line), file=sys.stderr)
+    told = printable(f"vetrace: {message}")
+    if len(told) > _LONGEST:
+        told = f"{told[: _LONGEST // 2]}…{told[-_LONGEST // 2 :]}"
+    for line in (told, *map(printable, below)):
+        print(line, file=sys.stderr)
 
 
 def show_status(stream: TextIO, text: str, columns: int) -> None:

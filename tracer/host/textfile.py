@@ -18,6 +18,7 @@ from typing import Protocol, cast
 import zstandard
 
 from tracer.errors import TraceError
+from tracer.text.file_error import unread
 
 STANDARD = "-"
 """The name that stands for standard input, or output."""
@@ -27,8 +28,10 @@ def are_one_file(first: str, second: str) -> bool:
     """Tell whether two names are of one file that is there; standard input and output are none."""
     if STANDARD in (first, second):
         return False
-    paths = Path(first), Path(second)
-    return all(path.exists() for path in paths) and paths[0].samefile(paths[1])
+    try:
+        return Path(first).samefile(second)
+    except OSError:  # whoever opens the one that cannot be reached says what is wrong
+        return False
 
 
 _CHUNK = 1 << 16
@@ -66,7 +69,7 @@ class TextFile:
         try:
             return Path(self._path).open("rb")
         except OSError as error:
-            raise TraceError(f"cannot read {self.name}: {error.strerror}") from error
+            raise TraceError(unread(self.name, error)) from error
 
     def _lines(self, raw: BufferedReader) -> Iterator[bytes]:
         line, hole = bytearray(), False
@@ -93,7 +96,7 @@ class TextFile:
         except (zlib.error, lzma.LZMAError, zstandard.ZstdError) as error:
             self.damage = f"the compressed data is damaged: {error}"
         except OSError as error:
-            raise TraceError(f"cannot read {self.name}: {error.strerror}") from error
+            raise TraceError(unread(self.name, error)) from error
 
 
 class _Decompressor(Protocol):

@@ -9,21 +9,24 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tracer.errors import TracerError
+from tracer.text.file_error import unwritten
+
+_PREFIX = ".vetrace-"  # with the file's own name a long one would have no room
 
 
 @contextmanager
 def new_file(
-    path: Path, advice: str = "name another cache folder with VETRACE_CACHE"
+    path: Path, advice: str | None = "name another cache folder with VETRACE_CACHE"
 ) -> Iterator[Path]:
     """Give a temporary name beside ``path`` that becomes ``path`` when the block ends well.
 
-    Of two writers the last wins. Raises TracerError, which ends in ``advice``, when the file cannot
-    be written.
+    Of two writers the last wins. Raises TracerError when the file cannot be written; it ends in
+    ``advice``, or without one in what helps against the error.
     """
     draft: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=_PREFIX, dir=path.parent)
         os.close(descriptor)
         draft = Path(name)
         yield draft
@@ -36,7 +39,7 @@ def new_file(
         draft.chmod(0o666 & ~mask)
         draft.replace(path)
     except OSError as error:
-        raise TracerError(f"cannot write {path}: {error.strerror or error}; {advice}") from error
+        raise TracerError(unwritten(str(path), error, advice)) from error
     finally:
         if draft is not None:
             draft.unlink(missing_ok=True)

@@ -39,6 +39,7 @@ from tracer.qemu.firmware import firmware_arguments
 from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
 from tracer.session.session import Session
+from tracer.text.file_error import unread
 from tracer.trace.record import FORMAT_VERSION, Header
 
 _USUAL_MEMORY = "512M"
@@ -208,7 +209,7 @@ def _check_initrd(path: Path | None) -> None:
             if not file.read(1):
                 raise UsageError(f"the initial ramdisk {path} is empty")
     except OSError as error:
-        raise UsageError(f"cannot read the initial ramdisk {path}: {error.strerror}") from error
+        raise UsageError(unread(f"the initial ramdisk {path}", error)) from error
 
 
 def _check_ramdisk(path: Path) -> None:

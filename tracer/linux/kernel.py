@@ -28,6 +28,7 @@ from tracer.host.package import CURRENT, kept_kernel
 from tracer.host.whole_file import new_file
 from tracer.linux import bzimage, kallsyms
 from tracer.linux.btf import Btf, parse_btf
+from tracer.text.file_error import unread
 
 MAX_IMAGE = 1 << 30
 """Largest kernel image that is read, in bytes."""
@@ -226,7 +227,7 @@ def _read(path: Path) -> bytes:
             raise KernelImageError(f"cannot use {path}: too large for a kernel")
         return path.read_bytes()
     except OSError as error:
-        raise KernelImageError(f"cannot read {path}: {error.strerror}") from error
+        raise KernelImageError(unread(str(path), error)) from error
 
 
 def _facts(path: Path, image: bytes, folder: Path, progress: Callable[[str], None]) -> Facts:

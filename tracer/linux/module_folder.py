@@ -17,6 +17,7 @@ from pathlib import Path
 import zstandard
 
 from tracer.errors import GuestError, UsageError, suggestion
+from tracer.text.file_error import unread
 
 _SUFFIXES = (".ko", ".ko.xz", ".ko.zst", ".ko.gz")
 _SMALL = "-cloud-amd64"
@@ -58,7 +59,7 @@ class ModuleFolder:
         try:
             content = unpacked(path)
         except OSError as error:
-            raise UsageError(f"cannot read the module {path}: {error.strerror}") from None
+            raise UsageError(unread(f"the module {path}", error)) from None
         magic = _said(content, b"vermagic")
         if not content.startswith(b"\x7fELF") or not magic:
             raise UsageError(f"{path} is no kernel module: it has no version magic")

@@ -29,6 +29,7 @@ from tracer.qemu.foreign_ram import ForeignMemory, open_ram
 from tracer.qemu.log import MAP_EVENT, QemuLog
 from tracer.qemu.packet_ram import Exchange, PacketMemory
 from tracer.qemu.process_arguments import counts_instructions, log_of, read_arguments
+from tracer.text.file_error import unwritten
 
 _PATIENCE = 5.0
 """Seconds that a monitor is given to greet. It serves one client, and others wait in line."""
@@ -273,7 +274,7 @@ class ForeignMachine:
         try:
             descriptor = os.open(self._log_path, flags, 0o666)
         except OSError as error:
-            raise GuestError(f"cannot write {self._log_path}: {error.strerror}") from error
+            raise GuestError(unwritten(str(self._log_path), error)) from error
         try:
             self.dialogue.send(descriptor)
         finally:

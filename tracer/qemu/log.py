@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from tracer.errors import QemuError
+from tracer.text.file_error import unwritten
 
 MAP_EVENT = "flatview_new"
 """The trace event that has to be switched on for it."""
@@ -200,5 +201,5 @@ class _Sieve:
             while rest:
                 rest = rest[os.write(self.descriptor, rest) :]
         except OSError as error:
-            raise QemuError(f"cannot write {self._path}: {error.strerror}") from error
+            raise QemuError(unwritten(str(self._path), error)) from error
         self.size += len(data)

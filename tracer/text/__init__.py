@@ -3,6 +3,7 @@
 __all__ = (
     "colour",
     "encoding",
+    "file_error",
     "number",
     "printable",
     "span",

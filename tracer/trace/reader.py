@@ -19,6 +19,7 @@ import zstandard
 
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
+from tracer.text.file_error import unread
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord
@@ -84,7 +85,7 @@ class TraceReader:
         try:
             self._raw = self._opened(path)
         except OSError as error:
-            raise TraceError(f"cannot read trace {self.name}: {error.strerror}") from error
+            raise TraceError(unread(f"trace {self.name}", error)) from error
         try:
             self._lines = _lines(self._raw, self._frames)
             line = self._line()

@@ -14,6 +14,7 @@ import zstandard
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
+from tracer.text.file_error import unwritten
 from tracer.trace import codec
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
 from tracer.trace.record import Header, Line
@@ -55,7 +56,7 @@ class TraceWriter:
         try:
             self._fd = self._opened()
         except OSError as error:
-            raise TraceError(f"cannot write trace {self.name}: {error.strerror}") from error
+            raise TraceError(unwritten(f"trace {self.name}", error)) from error
         try:
             self._put(codec.encode(header))
         except TraceError:

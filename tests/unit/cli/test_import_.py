@@ -203,7 +203,7 @@ def test_a_log_that_is_not_there_is_named(tmp_path: Path, capsys: Output) -> Non
     assert main.main(["import", str(tmp_path / "no"), "-o", str(tmp_path / "t")]) == 1
     assert (
         capsys.readouterr().err
-        == f"vetrace: cannot read {tmp_path / 'no'}: No such file or directory\n"
+        == f"vetrace: cannot read {tmp_path / 'no'}: No such file or directory; look at its name\n"
     )
     assert (tmp_path / "t").read_bytes() == b"old"
 

@@ -367,7 +367,8 @@ def test_an_error_is_one_line_and_status_1(capsys: Output) -> None:
     assert main.main(["show", "/no/such/trace"]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert err == "vetrace: cannot read trace /no/such/trace: No such file or directory\n"
+    why = "No such file or directory; look at its name"
+    assert err == f"vetrace: cannot read trace /no/such/trace: {why}\n"
 
 
 @pytest.mark.parametrize(
@@ -434,7 +435,10 @@ def test_a_full_disk_is_one_line(trace: str) -> None:
             env=ENVIRONMENT,
         )
     assert done.returncode == 1
-    assert done.stderr == "vetrace: cannot write the output: No space left on device\n"
+    assert done.stderr == (
+        "vetrace: cannot write the output: No space left on device;"
+        " make room there, or name another place\n"
+    )
 
 
 def test_any_locale_can_be_printed_to(trace: str) -> None:

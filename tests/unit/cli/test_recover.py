@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -190,6 +191,17 @@ def test_a_ring_that_is_none_is_told_in_a_line(
     assert not told.out and why in told.err and len(told.err.splitlines()) == 1
     assert path.read_bytes() == before
     assert {each.name for each in tmp_path.iterdir()} <= {path.name, ring_of(path).name}
+
+
+def test_a_pipe_that_does_not_get_it_all_stays(tmp_path: Path, capsys: Output) -> None:
+    path, pipe = killed(tmp_path, 3, 5, site=9), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert main.main(["recover", str(path), "-o", str(pipe)]) == 1
+    finally:
+        os.close(reader)
+    assert "is not the ring of" in capsys.readouterr().err and pipe.is_fifo()
 
 
 def test_the_ring_of_another_run_is_refused(tmp_path: Path, capsys: Output) -> None:

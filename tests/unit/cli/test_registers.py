@@ -120,7 +120,7 @@ def test_without_a_name_the_maps_are_listed(edu: str, capsys: Output) -> None:
         (["nvme+0xfff"], "nvme has no register at offset 0xfff"),
         ([""], "name a register: CC, nvme.CC, or nvme+0x14"),
         (["CC", "--registers", "/no/such.toml"], "cannot read /no/such.toml: No such file or"
-         " directory"),
+         " directory; look at its name"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_status_2(arguments: list[str], error: str, capsys: Output) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -177,6 +178,51 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path: Path, capsys: Output) 
     for path in (tmp_path / "no" / "such", Path("/dev/full")):
         assert main.main(["export", str(trace), "--format", "mmiotrace", "-o", str(path)]) == 1
         assert capsys.readouterr().err.startswith(f"vetrace: cannot write {path}: No s")
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("run.vtrace/x", "Not a directory; what should be its folder is a file: name another"),
+        ("no/x", "No such file or directory; make its folder first, or name another file"),
+        ("no/", "Is a directory; name a file in it"),
+        (".", "Is a directory; name a file in it"),
+        ("x" * 300, "File name too long; give it a shorter name"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_told_with_what_to_do(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch, name: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trace = sample.write(tmp_path / "run.vtrace")
+    assert main.main(["export", "run.vtrace", "--format", "mmiotrace", "-o", name]) == 1
+    assert capsys.readouterr().err == f"vetrace: cannot write {name}: {why}\n"
+    assert list(tmp_path.iterdir()) == [trace]
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path: Path) -> None:
+    trace, result = sample.write(tmp_path / "run.vtrace"), tmp_path / ("x" * 255)
+    assert main.main(["export", str(trace), "--format", "mmiotrace", "-o", str(result)]) == 0
+    assert sorted(tmp_path.iterdir()) == [trace, result]
+
+
+def test_no_room_for_a_database_is_told(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr("tracer.export.sqlite.write", full)
+    trace = sample.write(tmp_path / "run.vtrace")
+    arguments = ["export", str(trace), "--format", "sqlite", "-o", str(tmp_path / "db")]
+    assert main.main(arguments) == 1
+    told = capsys.readouterr().err
+    assert told.endswith(
+        ": database or disk is full; make room there, or name another place with TMPDIR\n"
+    )
+    assert told.startswith("vetrace: cannot make the database in ") and list(
+        tmp_path.iterdir()
+    ) == [trace]
 
 
 @pytest.mark.parametrize("form", ["mmiotrace", "perfetto", "parquet"])

@@ -15,6 +15,8 @@ import pytest
 import replay_sample
 import trace_sample as sample
 
+from tracer.host.streams import warn
+
 ROOT = Path(__file__).parents[3]
 ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
@@ -103,7 +105,9 @@ def test_standard_output_that_is_closed(trace: str) -> None:
     for arguments in (["show", trace], ["--help"], ["stats", trace]):
         done = program(arguments, prepare=closing(1), stdout=None)
         assert done.returncode == 1
-        assert done.stderr == "vetrace: cannot write the output: Bad file descriptor\n"
+        assert done.stderr == (
+            "vetrace: cannot write the output: Bad file descriptor; open it for writing\n"
+        )
 
 
 def test_standard_error_that_is_closed_is_in_no_file(tmp_path: Path, trace: str) -> None:
@@ -130,7 +134,8 @@ def test_output_that_cannot_be_written(number: int, trace: str) -> None:
     )
     done = program(["show", trace], before)
     assert done.returncode == 1
-    assert done.stderr == f"vetrace: cannot write the output: {os.strerror(number)}\n"
+    assert done.stderr.startswith(f"vetrace: cannot write the output: {os.strerror(number)}; ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_an_output_file_that_grows_too_large(tmp_path: Path) -> None:
@@ -142,7 +147,16 @@ def test_an_output_file_that_grows_too_large(tmp_path: Path) -> None:
             stdout=out,
         )
     assert done.returncode == 1
-    assert done.stderr == "vetrace: cannot write the output: File too large\n"
+    assert done.stderr == (
+        "vetrace: cannot write the output: File too large; raise `ulimit -f`, or ask for less\n"
+    )
+
+
+def test_a_message_is_not_buried_under_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    warn(f"there is no {'x' * 300_000}; say help")
+    told = capsys.readouterr().err
+    assert told.startswith("vetrace: there is no xx") and told.endswith("xx; say help\n")
+    assert len(told) < 2100 and "x…x" in told
 
 
 def test_what_a_file_says_does_not_reach_the_terminal(tmp_path: Path) -> None:

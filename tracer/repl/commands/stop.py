@@ -11,6 +11,7 @@ from tracer.repl.context import Context
 from tracer.repl.order import Taking, order_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.file_error import unwritten
 from tracer.text.number import whole
 
 _KINDS = (
@@ -254,10 +255,10 @@ async def save(context: Context, statement: Statement) -> Result:
         for line in (_typed(item), *order_lines(context.orders.get(item.number, ())))
     ]
     try:
-        with path.open("x", encoding="utf-8") as file:
-            file.writelines(lines)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from None
+        with path.open("xb") as file:
+            file.write("".join(lines).encode("utf-8", "backslashreplace"))
+    except (OSError, ValueError) as error:  # a name with a NUL is the latter
+        raise UsageError(unwritten(str(path), error)) from None
     count = len(items)
     return said(f"{count} break{'' if count == 1 else 's'} in {path}", file=str(path), breaks=count)
 
