@@ -115,6 +115,24 @@ def device(tmp_path: Path, registers: str) -> Path:
     return path
 
 
+def test_what_a_peripherals_names_begin_with_stands_before_clusters_too(
+    tmp_path: Path, capsys: Output
+) -> None:
+    register = "<register><name>{}</name><addressOffset>{}</addressOffset></register>"
+    path = device(
+        tmp_path,
+        f"{register.format('A', 0)}<cluster><name>MODE</name><addressOffset>4</addressOffset>"
+        f"{register.format('B', 2)}</cluster>",
+    )
+    named = path.read_text().replace(
+        "<name>UART</name>", "<name>UART</name><prependToName>U_</prependToName>"
+    )
+    path.write_text(named)
+    ((_, wanted),) = read_by_cmsis_svd(path)
+    assert places(imported(capsys, path)) == wanted
+    assert [name for name, *_ in wanted] == ["UA", "UMODEB"]
+
+
 def test_a_peripheral_is_a_file(tmp_path: Path, capsys: Output) -> None:
     path = device(
         tmp_path,

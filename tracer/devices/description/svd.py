@@ -137,24 +137,26 @@ def _group(members: Element, inherited: _Inherited, names: tuple[str, str] = (""
     for register in members.get("register", []):
         registers += _registers(register, inherited, names)
     for cluster in members.get("cluster", []):
-        groups += _clusters(cluster, inherited)
+        groups += _clusters(cluster, inherited, names)
     return Group("", registers=tuple(registers), groups=tuple(groups))
 
 
-def _clusters(cluster: Element, inherited: _Inherited) -> Iterator[Group]:
-    group = _group(cluster, inherited.by(cluster))
+def _clusters(cluster: Element, inherited: _Inherited, names: tuple[str, str]) -> Iterator[Group]:
+    # What all names of a peripheral begin with stands before the outermost cluster alone.
+    before, behind = names
+    group = _group(cluster, inherited.by(cluster), ("", behind))
     template, stride, count = _array(cluster)
     offset = cluster.get("addressOffset", 0)
     if template is not None:
-        bare = template.removesuffix("[{}]").replace("{}", "")
-        yield replace(
-            group, name=bare, prefix=f"{template}.", offset=offset, stride=stride, count=count
-        )
+        bare = before + template.removesuffix("[{}]").replace("{}", "")
+        prefix = f"{before}{template}."
+        yield replace(group, name=bare, prefix=prefix, offset=offset, stride=stride, count=count)
         return
     instances = list(_instances(cluster))
     if len(instances) * members(group) > _MOST:
         raise _Wrong(f"{_name(cluster)} stands for more than {_MOST:,} registers")
     for name, at in instances:
+        name = before + name
         yield replace(group, name=name, prefix=f"{name}.", offset=offset + at)
 
 
