@@ -142,7 +142,7 @@ def _group(members: Element, inherited: _Inherited, names: tuple[str, str] = (""
 
 
 def _clusters(cluster: Element, inherited: _Inherited, names: tuple[str, str]) -> Iterator[Group]:
-    # What all names of a peripheral begin with stands before the outermost cluster alone.
+    # A prefix of a peripheral's names stands before the outermost cluster alone.
     before, behind = names
     group = _group(cluster, inherited.by(cluster), ("", behind))
     template, stride, count = _array(cluster)
