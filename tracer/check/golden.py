@@ -248,7 +248,7 @@ def _record(
     data = b"".join(map(codec.encode, (golden_header(header), *kept)))
     if golden.suffix == ".zst":
         data = zstandard.ZstdCompressor(level=19, write_checksum=True).compress(data)
-    with new_file(golden, "make its folder one that can be written") as draft:
+    with new_file(golden, None) as draft:
         draft.write_bytes(data)
     return True
 

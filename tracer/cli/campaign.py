@@ -14,7 +14,7 @@ from tracer.cli import EXIT_OK
 from tracer.cli.extra import extra
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
-from tracer.cli.output import replacing
+from tracer.cli.output import check_output, replacing
 from tracer.cli.parser import passed_on
 from tracer.cli.phrase import phrase
 from tracer.confidential.kind import Kind
@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     jobs = _jobs(args)
     most = whole(args.jobs, "number of jobs", least=1, bits=16)
     if args.output is not None:
-        if not args.output.absolute().parent.is_dir():
-            raise UsageError(f"there is no folder for {args.output}")
+        check_output(args.output)
         with extra("pyarrow"):
             import tracer.campaign.table  # noqa: F401 - what it needs is told before hours of work
     campaign = _Campaign(len(jobs))
@@ -72,9 +71,9 @@ def run(args: argparse.Namespace) -> int:
         told = f"{words_of(end.number)}; {len(campaign.outcomes)} of {len(jobs)} boots had ended"
         kept = f", kept in {args.output}" if args.output is not None and campaign.outcomes else ""
         raise Interrupted(end.number, told + kept) from None
-    _write(campaign.outcomes, args.output)
     for line in summary(campaign.outcomes):
         print(line)
+    _write(campaign.outcomes, args.output)
     return EXIT_OK
 
 
@@ -88,6 +87,7 @@ def _jobs(args: argparse.Namespace) -> list[Job]:
         count = whole(args.seeds, "number of seeds", least=1)
         if count > _MOST_SEEDS:
             raise UsageError(f"--seeds {args.seeds}: {_MOST_SEEDS:,} at most")
+        parse_seed(str(first + count - 1))  # the last one is told before the first is booted
         seeds = list(range(first, first + count))
     options, qemu = tuple(words[:at]), tuple(words[at + 1 :])
     return [Job(seed, args.mutate, options, qemu, args.guest) for seed in seeds]

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import importlib
 import io
 import keyword
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -23,7 +25,7 @@ from tracer.errors import Interrupted, MarkedError, TracerError, UsageError, sug
 from tracer.host import streams
 from tracer.host.signals import Ended, status_of, words_of
 from tracer.host.streams import choose_colour, warn
-from tracer.text.file_error import unwritten
+from tracer.text.file_error import unread, unwritten
 
 COMMANDS = {
     "boot": "boot a kernel and trace its accesses to devices",
@@ -48,6 +50,9 @@ COMMANDS = {
     "setup": "fetch a guest kernel, and name the programs that are missing",
     "doctor": "check that everything vetrace needs is there",
 }
+
+# Asking whether a file is there fails with these, at whatever name a person has given.
+_OF_A_NAME = frozenset({errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP})
 
 
 class _Command(Protocol):
@@ -74,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         streams.abandon_output()
         return EXIT_PIPE
     except OSError as error:
+        if isinstance(error.filename, str | bytes) and error.errno in _OF_A_NAME:
+            warn(unread(os.fsdecode(error.filename), error))
+            return EXIT_FAILED
         if not streams.is_output_error(error):
             raise
         streams.abandon_output()

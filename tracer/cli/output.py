@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,14 +40,38 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     A pipe or a device is written as it is. Raises TracerError.
     """
+    if check_output(path):
+        with new_file(path, None) as draft, draft.open("wb") as file:
+            yield file
+        return
+    try:
+        with path.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise TraceError(unwritten(str(path), error)) from error
+
+
+def check_output(path: Path) -> bool:
+    """Tell whether a name is one of a file, there or not, rather than of a pipe or a device.
+
+    Raises TracerError where it can be neither, for who asks before hours of work. Nothing is made.
+    """
     try:
         if not stat.S_ISDIR(path.parent.stat().st_mode):  # it is the user's, and is not made
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        if path.exists() and not path.is_file():
-            with path.open("wb") as file:
-                yield file
-            return
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stat.S_ISREG(mode):
+            with tempfile.TemporaryFile(dir=path.parent):
+                return True
+        return False
     except OSError as error:
         raise TraceError(unwritten(str(path), error)) from error
-    with new_file(path, None) as draft, draft.open("wb") as file:
-        yield file
+
+
+def _mode(path: Path) -> int:
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return stat.S_IFREG

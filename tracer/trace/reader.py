@@ -84,7 +84,7 @@ class TraceReader:
         self._frames = [Frame(0, 0)]  # that have been met so far
         try:
             self._raw = self._opened(path)
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with a NUL is the latter
             raise TraceError(unread(f"trace {self.name}", error)) from error
         try:
             self._lines = _lines(self._raw, self._frames)

@@ -55,7 +55,7 @@ class TraceWriter:
         self._room = FRAME
         try:
             self._fd = self._opened()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a name with a NUL is the latter
             raise TraceError(unwritten(f"trace {self.name}", error)) from error
         try:
             self._put(codec.encode(header))

@@ -174,7 +174,7 @@ def test_a_failed_write_leaves_the_old_golden(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(TracerError, match="No space left on device; make its folder"):
+    with pytest.raises(TracerError, match="No space left on device; make room there"):
         assert_matches_trace(changed, path, record=True)
     assert [entry.name for entry in path.parent.iterdir()] == ["a.vtrace"]
     assert_matches_trace(trace, path)

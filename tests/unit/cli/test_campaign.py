@@ -109,7 +109,6 @@ def test_a_signal_leaves_what_was_finished(
         (["--seeds", "3", "--seed", "1", "--mutate", "nvme"], "not allowed with"),
         (["--seeds", "3", "--mutate", "nvme if valu == 3"], "did you mean value?"),
         (["--seeds", "3", "--mutate", "nvme", "--jobs", "0"], "below 1"),
-        (["--seeds", "3", "--mutate", "nvme", "-o", "/nowhere/x"], "there is no folder"),
         (["--seeds", "3", "--mutate", "nvme", "--guest", "snp"], "invalid choice"),
     ],
 )
@@ -159,3 +158,36 @@ def test_a_boot_that_fails_later_on_is_one_outcome_among_others(
     monkeypatch.setattr(campaign, "run_jobs", run)
     assert main.main(["campaign", "--seeds", "2", "--mutate", "read nvme"]) == 0
     assert "    1  failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        (".", "Is a directory; name a file in it"),
+        ("no/x", "No such file or directory; make its folder first"),
+        ("x" * 300, "File name too long; give it a shorter name"),
+    ],
+)
+def test_a_table_that_cannot_be_is_told_before_the_first_boot(
+    booted: list[tuple[Job, int]], capsys: Output, name: str, why: str
+) -> None:
+    assert main.main(["campaign", "--seeds", "2", "--mutate", "read nvme", "-o", name]) == 1
+    assert f"cannot write {name}: {why}" in capsys.readouterr().err and not booted
+
+
+def test_outcomes_are_told_though_their_table_cannot_be_written(
+    booted: list[tuple[Job, int]], capsys: Output
+) -> None:
+    words = ["--seeds", "3", "--mutate", "read nvme", "-o", "/dev/full"]
+    assert main.main(["campaign", *words]) == 1
+    told = capsys.readouterr()
+    assert "oops at nvme_pci_enable+0x55" in told.out
+    assert told.err.splitlines()[-1].startswith("vetrace: cannot write /dev/full: No space left")
+
+
+def test_the_last_seed_is_one_before_the_first_is_booted(
+    booted: list[tuple[Job, int]], capsys: Output
+) -> None:
+    words = ["--seeds", "3", "--first", str(2**64 - 2), "--mutate", "read nvme"]
+    assert main.main(["campaign", *words]) == 2
+    assert "does not fit in 8 bytes" in capsys.readouterr().err and not booted

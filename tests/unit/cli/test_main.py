@@ -58,6 +58,7 @@ def logged(access: MemoryAccess) -> str:
 
 
 Output = pytest.CaptureFixture[str]
+SVD = Path(__file__).parents[2] / "data" / "svdsuite" / "cluster_override.svd"
 
 
 def objects(text: str) -> list[dict[str, Any]]:
@@ -566,3 +567,19 @@ def test_what_looks_at_a_trace_loads_nothing_of_others(
 
 def test_traces_that_agree_need_no_tables(trace: str) -> None:
     assert loaded(("rich",), "diff", trace, trace) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["registers", "import", str(SVD), "-o", "x" * 300],
+        ["boot", "--disk", "x" * 300, "--quiet"],
+        ["boot", "--host", "x" * 300, "--kernel", "/no/such"],
+    ],
+)
+def test_a_name_that_is_too_long_is_told_wherever_it_is_asked_about(
+    words: list[str], capsys: Output
+) -> None:
+    assert main.main(words) in (1, 2)
+    told = capsys.readouterr()
+    assert told.err.count("\n") == 1 and "File name too long; " in told.err and not told.out
