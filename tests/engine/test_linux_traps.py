@@ -227,7 +227,8 @@ class Traceable(Kernel):
     """A kernel whose functions have sites for ftrace: calls of ``__fentry__``."""
 
     PAGE = BASE + 0x2000  # a page of padding, behind the entry code
-    OTHER = BASE + 0xB00  # a function that is not wrapped, and the first in ftrace's list
+    OTHER = BASE + 0xB00  # a function that is not wrapped
+    WEAK = BASE + 0xB40  # one in another's place, the first in ftrace's list: it stays a call
 
     def __init__(self) -> None:
         self.stage = Stage()
@@ -240,10 +241,10 @@ class Traceable(Kernel):
         scene.write(CODE, b"\x90" * 0x1000)
         scene.write(self.PAGE, b"\xcc" * 0x1000)
         self.site = PLACES["ioremap_page_range"]
-        for site in (self.OTHER, self.site):
+        for site in (self.WEAK, self.OTHER, self.site):
             scene.write(site, call(site, fentry))
         scene.write(PLACES["set_pte_vaddr"], NOP)
-        scene.ram.write(DATA_AT, struct.pack("<QQ", self.OTHER, self.site))
+        scene.ram.write(DATA_AT, struct.pack("<3Q", self.WEAK, self.OTHER, self.site))
         self.linux = Linux(kernel(places), Booted("nokaslr"))
         write = (WriteCode, scene.write_code)
         watched = self.linux.watch(self.stage.ground, scene.space, late=False)
@@ -304,7 +305,8 @@ def behind(scene: Scene, linear: int) -> int:
 def test_a_detach_before_ftrace_leaves_all_as_it_was() -> None:
     guest = Traceable()
     scene = guest.scene
-    assert scene.word(DATA + 8) == 0 and scene.word(DATA) == guest.OTHER  # hidden from ftrace
+    # Hidden from ftrace.
+    assert [scene.word(DATA + at) for at in (0, 8, 16)] == [guest.WEAK, guest.OTHER, 0]
     before = call(guest.site, BASE + 0xC00)
     assert scene.space.read(guest.site, 5) not in (before, NOP)
     told: list[tuple[int, bytes]] = []
@@ -313,7 +315,7 @@ def test_a_detach_before_ftrace_leaves_all_as_it_was() -> None:
     passing = [(stop, PASS) for stop in scene.gate.ringers]
     wanted = [(guest.site, before), (PLACES["set_pte_vaddr"], NOP), *passing]
     assert told == [(behind(scene, linear), code) for linear, code in wanted]
-    assert scene.word(DATA + 8) == guest.site
+    assert scene.word(DATA + 16) == guest.site
 
 
 def test_a_detach_after_ftrace_leaves_what_that_would_have() -> None:
@@ -327,7 +329,7 @@ def test_a_detach_after_ftrace_leaves_what_that_would_have() -> None:
     passing = [(stop, PASS) for stop in scene.gate.ringers]
     wanted = [(guest.site, NOP), *passing]
     assert told == [(behind(scene, linear), code) for linear, code in wanted]
-    assert scene.word(DATA + 8) == 0
+    assert scene.word(DATA + 16) == 0
 
 
 # ---- programs
