@@ -42,6 +42,15 @@ def until(said: bytes, read: Callable[[], bytes], got: bytes = b"") -> bytes:
     return got
 
 
+def listens(person: socket.socket, place: Path) -> bool:
+    """Connect, unless the socket is there and nobody listens at it yet."""
+    try:
+        person.connect(str(place))
+    except ConnectionRefusedError:
+        return False
+    return True
+
+
 def asked(folder: Path, *words: str | Path) -> Run:
     """Boot a guest that asks, come to its socket, and answer."""
     folder.mkdir()
@@ -54,7 +63,7 @@ def asked(folder: Path, *words: str | Path) -> Run:
         running.until(place.is_socket, "a console")
         assert place.stat().st_mode & 0o777 == 0o700
         with socket.socket(socket.AF_UNIX) as person:
-            person.connect(str(place))
+            running.until(lambda: listens(person, place), "who listens there")
             got = until(b"own: who?", lambda: person.recv(4096))
             with socket.socket(socket.AF_UNIX) as other:
                 other.connect(str(place))
