@@ -12,7 +12,7 @@ from tracer import __version__
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, host_inputs, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
-from tracer.confidential.audit import Audit, Place, Site, side_by_side
+from tracer.confidential.audit import Audit, Place, Site, exits_of, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
 from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
@@ -20,6 +20,7 @@ from tracer.query.source import Source
 from tracer.report.sarif import sarif_log
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
+from tracer.trace.record import Intercept
 
 ALL = "all"
 
@@ -72,8 +73,10 @@ def run(args: argparse.Namespace) -> int:
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, selection(args), register_maps(args))
         for record, events in source:
-            for audit in audits:
-                audit.add(record, events)
+            if isinstance(record, Intercept):
+                exits = exits_of(record, events)
+                for audit in audits:
+                    audit.judge(record, exits)
         source.check_names()
     judged, unjudged = audits[0].exits, audits[0].unjudged
     if unjudged and not judged:

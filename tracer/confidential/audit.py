@@ -50,6 +50,26 @@ class Site:
     regions: set[str] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Exits:
+    """Hold what of a record is judged, the same for every profile.
+
+    ``given`` are the inputs, ``reached`` the accesses to devices in memory, ``operands`` what of
+    their linear addresses a verdict depends on.
+    """
+
+    given: Sequence[Event]
+    reached: Sequence[Event]
+    operands: tuple[object, ...]
+
+
+def exits_of(record: Intercept, events: Sequence[Event]) -> Exits:
+    """Return what of a record is judged, of those of its events that are counted."""
+    given = [event for event in events if event.space in JUDGED]
+    reached = [event for event in events if event.space == "memory"]
+    return Exits(given, reached, tuple(map(alike, _operands(record.accesses))) if reached else ())
+
+
 class Audit:
     """Judge records as they come, in memory that grows with the call sites alone.
 
@@ -71,20 +91,21 @@ class Audit:
         instruction that is given an input makes one exit. Interrupts are not judged: the host takes
         them.
         """
-        if not isinstance(record, Intercept):
-            return
-        events = events_of(record) if events is None else events
-        given = [event for event in events if event.space in JUDGED]
-        if given:
-            self._add_input(record, given)
-        reached = [event for event in events if event.space == "memory"]
+        if isinstance(record, Intercept):
+            events = events_of(record) if events is None else events
+            self.judge(record, exits_of(record, events))
+
+    def judge(self, record: Intercept, exits: Exits) -> None:
+        """Judge what was found of a record with :func:`exits_of`, once for all audits."""
+        if exits.given:
+            self._add_input(record, exits.given)
+        reached = exits.reached
         if not reached:
             return
         if not record.code:
             self.unjudged += len(reached)
             return
-        operands = tuple(map(alike, _operands(record.accesses)))
-        told = record.rip, record.code, record.mode, record.cpl, operands
+        told = record.rip, record.code, record.mode, record.cpl, exits.operands
         verdict = self._verdicts.get(told)
         if verdict is None:
             verdict = self._verdicts[told] = judgement(record, self.profile)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tracer.check.diff import Differ, Line, Side, Step, compare
 from tracer.check.lines import step_changes
-from tracer.confidential.audit import Audit, Site, side_by_side
+from tracer.confidential.audit import Audit, Site, exits_of, side_by_side
 from tracer.confidential.handler import PROFILES
 from tracer.query.source import Source
 from tracer.report.page.accesses import Accesses
@@ -56,8 +56,9 @@ def contents(
                 waits.add(record, events)
                 for event in events:
                     differ.add(sides, event)
+                exits = exits_of(record, events)
                 for audit in audits:
-                    audit.add(record, events)
+                    audit.judge(record, exits)
             case Mark():
                 accesses.mark(record)
                 if is_marker(record):
