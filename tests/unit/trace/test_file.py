@@ -338,6 +338,8 @@ def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
         TraceReader("a\0b")
     with pytest.raises(TraceError, match=r"cannot read trace .*: Is a directory"):
         TraceReader(tmp_path)
+    with pytest.raises(TraceError, match=r"cannot write trace .*: embedded null byte; name"):
+        TraceWriter("a\0b", sample.HEADER)
     with pytest.raises(TraceError, match=r"cannot write trace .*: No such file"):
         TraceWriter(tmp_path / "no" / "such", sample.HEADER)
 
