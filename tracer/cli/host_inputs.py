@@ -14,6 +14,7 @@ from tracer.confidential.host_inputs import HostInputs, Site, Source
 from tracer.errors import UsageError
 from tracer.host.streams import warn
 from tracer.query import source
+from tracer.text.amount import counted
 from tracer.trace.reader import TraceReader
 
 
@@ -72,10 +73,7 @@ def _print(inputs: HostInputs, limit: int | None) -> None:
 
 
 def _counts(reads: int, sites: int) -> str:
-    return (
-        f"{reads:,} read{'' if reads == 1 else 's'}"
-        f" from {sites:,} call site{'' if sites == 1 else 's'}"
-    )
+    return f"{counted(reads, 'read')} from {counted(sites, 'call site')}"
 
 
 def _object(inputs: HostInputs, trace: TraceReader) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tracer.cli import EXIT_OK
 from tracer.errors import TraceError, UsageError
+from tracer.text.amount import counted
 from tracer.text.file_error import unread
 from tracer.trace import codec
 from tracer.trace.reader import TraceReader
@@ -66,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         for file in files:
             if file != trace:
                 file.unlink()
-    print(f"{recovery.recovered:,} accesses recovered: {output or trace}")
+    print(f"{counted(recovery.recovered, 'access')} recovered: {output or trace}")
     return EXIT_OK
 
 

@@ -17,6 +17,7 @@ from tracer.devices.library import description
 from tracer.devices.writing import Described, map_text
 from tracer.errors import UsageError, advice
 from tracer.host.streams import warn
+from tracer.text.amount import counted
 from tracer.text.printable import printable
 
 WORD = "import"
@@ -149,7 +150,7 @@ def _unused(name: str, texts: dict[str, str]) -> str:
 def _write_all(folder: Path, texts: dict[str, str]) -> None:
     for name, text in texts.items():
         _write(folder / f"{name}.toml", text)
-    warn(f"{len(texts):,} register map{'' if len(texts) == 1 else 's'} written to {folder}")
+    warn(f"{counted(len(texts), 'register map')} written to {folder}")
 
 
 def _tell_left_out(described: Described) -> None:

@@ -23,6 +23,7 @@ from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.parser import count
 from tracer.errors import UsageError
 from tracer.host.streams import warn
+from tracer.text.amount import counted
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.member import Via
@@ -199,7 +200,7 @@ def _print(counts: Counts, divergence: Divergence | None) -> None:
     if divergence is not None:
         for line in divergence_lines(divergence):
             print(line)
-    told = [f"{counts.replayed:,} records replayed"]
+    told = [f"{counted(counts.replayed, 'record')} replayed"]
     if counts.stepped:
         told.append(f"{counts.stepped:,} natively stepped, not replayable")
     if counts.incomplete:

@@ -16,6 +16,7 @@ from tracer.devices.map import RegisterMaps
 from tracer.errors import TraceError
 from tracer.query.source import Source
 from tracer.query.words import Selection
+from tracer.text.amount import counted
 from tracer.trace.flame import FoldedStacks
 from tracer.trace.polls import Poll, Polls
 from tracer.trace.reader import TraceReader
@@ -119,14 +120,14 @@ def _print_tables(summary: Summary, polls: Sequence[Poll], limit: int | None) ->
     if notes:
         console.print(", ".join(notes), soft_wrap=True)
     actions = summary.user_actions
-    by_hand = f"; {actions:,} user {'action' if actions == 1 else 'actions'}" if actions else ""
+    by_hand = f"; {counted(actions, 'user action')}" if actions else ""
     others = summary.stepped_intercepts + summary.compiled_intercepts + summary.guest_intercepts
     emulated = summary.intercepts - others - summary.monitor_intercepts
     compiled = f" {summary.compiled_intercepts:,} compiled," if summary.compiled_intercepts else ""
     guest = f" {summary.guest_intercepts:,} by the guest itself," if summary.guest else ""
     monitor = f" {summary.monitor_intercepts:,} by the monitor," if summary.monitor else ""
     console.print(
-        f"{summary.accesses:,} accesses by {summary.intercepts:,} intercepts:"
+        f"{counted(summary.accesses, 'access')} by {counted(summary.intercepts, 'intercept')}:"
         f" {emulated:,} emulated,{compiled}{guest}{monitor}"
         f" {summary.stepped_intercepts:,} stepped{by_hand}",
         soft_wrap=True,
@@ -137,18 +138,16 @@ def _print_tables(summary: Summary, polls: Sequence[Poll], limit: int | None) ->
 def _notes(summary: Summary) -> list[str]:
     notes = []
     if summary.markers:
-        notes.append(f"{summary.markers:,} marker{'' if summary.markers == 1 else 's'}")
+        notes.append(counted(summary.markers, "marker"))
     if summary.losses:
         notes.append(summary.losses.words)
     if summary.disagreements:
         notes.append(f"{summary.disagreements:,} that the guest asked for otherwise")
     if summary.valueless:
-        accesses = "access" if summary.valueless == 1 else "accesses"
-        notes.append(f"{summary.valueless:,} {accesses} without a value")
+        notes.append(f"{counted(summary.valueless, 'access')} without a value")
     if summary.breaches:
         count = summary.breaches.total()
-        accesses = "access" if count == 1 else "accesses"
-        notes.append(f"{count:,} {accesses} against a register being read-only or write-only")
+        notes.append(f"{counted(count, 'access')} against a register being read-only or write-only")
     return notes
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.text.amount import counted
 from tracer.x86.bus import Direction
 
 
@@ -193,7 +194,7 @@ def describe(request: Request) -> str:
         case Cpuid(leaf, subleaf):
             return f"CPUID {leaf:#x}, {subleaf:#x}"
         case GetQuote(physical, size):
-            return f"GetQuote {physical:#x}, {_bytes(size)}"
+            return f"GetQuote {physical:#x}, {counted(size, 'byte')}"
         case EventNotify(vector):
             return f"SetupEventNotifyInterrupt {vector:#x}"
         case Other(name, number, operands):
@@ -203,8 +204,4 @@ def describe(request: Request) -> str:
 
 def _access(direction: Direction | None, width: int, value: int | None) -> str:
     told = "" if value is None else f": {value:#x}"
-    return f"{direction or 'in no direction'} {{}}, {_bytes(width)}{told}"
-
-
-def _bytes(count: int) -> str:
-    return f"{count} byte" if count == 1 else f"{count} bytes"
+    return f"{direction or 'in no direction'} {{}}, {counted(width, 'byte')}{told}"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tracer.devices.map import Named
+from tracer.text.amount import counted
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, Folders
 from tracer.trace.polls import Poll
@@ -195,8 +196,8 @@ def ticking_line(item: Ticking) -> str:
 
 def skipped_line(item: Skipped, kept: str) -> str:
     """Return the line that stands for accesses not shown; ``kept`` says where they are."""
-    what = "access" if item.count == 1 else "accesses"
-    return f"{'':10}  … {item.count:,} more {what} ({item.rate:,.0f}/s), {kept}"
+    more = counted(item.count, "more access")
+    return f"{'':10}  … {more} ({item.rate:,.0f}/s), {kept}"
 
 
 class Meter:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tracer.text.amount import counted
+
 _JOINT = "  "
 
 
@@ -31,7 +33,7 @@ def toolbar_cells(
     return [
         f"{state}{', output paused' if paused else ''}",
         f"{seconds:.6f} s",
-        f"{accesses:,} access{'' if accesses == 1 else 'es'}",
+        counted(accesses, "access"),
         f"{rate:,.0f}/s" if rate >= 0.5 else "0/s",
         trace or "no trace file",
     ]

@@ -14,6 +14,7 @@ from tracer.query.condition import Expression
 from tracer.query.condition.vocabulary import Fact
 from tracer.query.tally import Counted, Key, is_bits
 from tracer.report.tables import made_table
+from tracer.text import amount
 from tracer.text.printable import printable
 
 _BAR = 52  # characters of the longest bar, as bpftrace has it
@@ -77,9 +78,9 @@ def histogram_lines(counted: Counted, width: int, limit: int | None = None) -> I
 def closing_line(counted: Counted) -> str:
     """Return in words how many accesses were counted, and what of them could not be."""
     count = counted.accesses
-    told = f"{count:,} access{'' if count == 1 else 'es'}"
+    told = amount.counted(count, "access")
     if counted.tally.keys:
-        told += f" in {len(counted):,} group{'' if len(counted) == 1 else 's'}"
+        told += f" in {amount.counted(len(counted), 'group')}"
     if counted.unknown:
         why = "of them without a number: not known, or nothing before them"
         told += f"; {counted.unknown:,} {why}"

@@ -35,6 +35,7 @@ from tracer.query.rule import Rule, Rules, parse_rule
 from tracer.session.outlook import NEED_RECORDS, Outlook
 from tracer.session.own_host import OwnHost
 from tracer.session.session import Session
+from tracer.text.amount import counted
 from tracer.trace.naming import Naming
 from tracer.trace.record import UserRecord
 from tracer.x86.state import CpuState
@@ -219,11 +220,9 @@ class Host:
                 times = "once" if rule.applied == 1 else f"{rule.applied:,} times"
                 yield f"{rule.name} applied {times}: {rule.text}"
         if self.own is not None:
-            accesses = "1 access" if self._by_own == 1 else f"{self._by_own:,} accesses"
-            answered = "1 call" if self._answered == 1 else f"{self._answered:,} calls"
-            calls = f", and about {answered}" if self._answered else ""
+            calls = f", and about {counted(self._answered, 'call')}" if self._answered else ""
             refused = f", {self._refused:,} of them refused" if self._refused else ""
-            yield f"{self.own.name} decided about {accesses}{refused}{calls}"
+            yield f"{self.own.name} decided about {counted(self._by_own, 'access')}{refused}{calls}"
 
     def idle(self) -> Iterator[str]:
         """Yield in a line each why a rule was never applied."""

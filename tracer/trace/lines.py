@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tracer.devices.map import Named
+from tracer.text.amount import counted
 from tracer.text.colour import paint
 from tracer.text.printable import printable
 from tracer.trace.call import CallRecord, SharedRecord, TdcallRecord, VmgexitRecord
@@ -208,7 +209,7 @@ def fold_line(fold: Fold) -> str:
     reads = [event.access for event in fold.last if event.access.direction == "read"]
     last = ", ".join(padded(access.value, access.width) for access in reads)
     read = f", last read {last}" if reads else ""
-    times = f"{fold.turns:,} {'more ' if fold.more else ''}{'time' if fold.turns == 1 else 'times'}"
+    times = counted(fold.turns, "more time" if fold.more else "time")
     if fold.apart:
         event = fold.first[0]
         name = event.named.text if event.named is not None else place(event.access)

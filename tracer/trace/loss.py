@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tracer.text.amount import counted
 from tracer.trace.record import LostRecord, Record
 
 
@@ -53,8 +54,8 @@ class Losses:
     def words(self) -> str:
         """Return how many there were: ``1,205 events lost``."""
         if self.left_out and self.left_out == self.events and not self.uncounted:
-            return f"{self.left_out:,} access{'' if self.left_out == 1 else 'es'} left out"
+            return f"{counted(self.left_out, 'access')} left out"
         if not self.events:
             return "an unknown number of events lost" if self.uncounted else "no events lost"
         more = " and an unknown number more" if self.uncounted else ""
-        return f"{self.events:,} event{'' if self.events == 1 else 's'} lost{more}"
+        return f"{counted(self.events, 'event')} lost{more}"

@@ -19,6 +19,7 @@ import zstandard
 
 from tracer.errors import TraceError
 from tracer.host.textfile import STANDARD
+from tracer.text.amount import counted
 from tracer.text.file_error import unread
 from tracer.trace import codec
 from tracer.trace.block import Blocks
@@ -229,11 +230,13 @@ class TraceReader:
         """Return in words what of the trace, read to its end, is missing or was skipped."""
         damage = [] if self.damage is None else [f"{self.name}: {self.damage}"]
         skipped = (
-            f"{self.name}: skipped {count} records of unknown type {kind!r}"
+            f"{self.name}: skipped {counted(count, 'record')} of unknown type {kind!r}"
             for kind, count in sorted(self.unknown.items())
         )
         count = 0 if self.end is None else self.end.counts.get("left_out", 0)
-        left = [f"{self.name}: {count:,} accesses before the first were left out"] if count else []
+        left = (
+            [f"{self.name}: {counted(count, 'access')} left out before the first"] if count else []
+        )
         return [*damage, *left, *skipped]
 
     def progress(self) -> tuple[int, int] | None:

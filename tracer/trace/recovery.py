@@ -16,6 +16,7 @@ from tracer.compiled.inputs import Input, InputPlace, InputSites, of_kinds
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.compiled.ring import counters, left_behind, sequence_of, without_threads
 from tracer.errors import InterceptError, TraceError
+from tracer.text.amount import counted
 from tracer.trace.block import MOST_ROWS, Blocks
 from tracer.trace.compiled import VIRTUAL, BlockRecord, Rate, SiteRecord
 from tracer.trace.inputs import input_site, instruction_of, kind_of
@@ -139,7 +140,7 @@ class Recovery:
             counts["left_out"] = self._left_out
         yield End(
             time_ns=self._time_ns,
-            outcome=f"killed; {self.recovered} accesses recovered",
+            outcome=f"killed; {counted(self.recovered, 'access')} recovered",
             counts={
                 "accesses": self._ways.total(), "intercepts": self._intercepts, **counts,
                 "sites": self._sites, "recovered": self.recovered,

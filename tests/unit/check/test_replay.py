@@ -395,7 +395,7 @@ def test_what_is_cut_or_unknown_is_told(tmp_path: Path, capsys: Output, jobs: st
     out, err = capsys.readouterr()
     assert out == f"{len(RECORDS)} records replayed; no divergence\n"
     assert "11 bytes of an unfinished record are left out" in err
-    assert "skipped 1 records of unknown type 'irq'" in err
+    assert "skipped 1 record of unknown type 'irq'" in err
 
 
 def test_a_terminal_sees_the_progress(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ WORDS = (
     (Msr("read", 0x1B, None), "RDMSR 0x1b"),
     (Msr("write", 0x1B, 5), "WRMSR 0x1b: 0x5"),
     (Cpuid(1, 2), "CPUID 0x1, 0x2"),
-    (GetQuote(0x5000, 0x4000), "GetQuote 0x5000, 16384 bytes"),
+    (GetQuote(0x5000, 0x4000), "GetQuote 0x5000, 16,384 bytes"),
     (EventNotify(0x20), "SetupEventNotifyInterrupt 0x20"),
     (Other("GetTdVmCallInfo", 0x10000, (0,)), "GetTdVmCallInfo 0x0"),
     (Other("RDTSC", 0x6E), "RDTSC"),

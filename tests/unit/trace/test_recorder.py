@@ -10,6 +10,7 @@ from block_sample import DEVICE, LINEAR, PLACES, REGION, block, row, site
 
 from tracer.check.replay import Replay
 from tracer.cli import main
+from tracer.text.amount import counted
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.loss import Losses
 from tracer.trace.reader import TraceReader
@@ -123,7 +124,7 @@ def test_the_last_accesses_are_kept_as_a_trace(
     if accesses > 20:
         marks = [record for record in records if isinstance(record, Mark)]
         assert [mark.qemu_log_offset for mark in marks] == [None]
-        assert f"{accesses - 20} accesses before the first were left out" in said.err
+        assert f"{counted(accesses - 20, 'access')} left out before the first" in said.err
         assert main.main(["show", str(path)]) == 0
         line = f"── {accesses - 20} access{'' if accesses == 21 else 'es'} left out ──"
         assert capsys.readouterr().out.startswith(line)

@@ -23,6 +23,7 @@ from tracer.repl.parser import Statement
 from tracer.repl.playback import Playback
 from tracer.repl.recording_view import info_lines, info_object
 from tracer.repl.result import Result, Screen
+from tracer.text.amount import counted
 from tracer.trace.waiting_words import poll_line, poll_object
 
 
@@ -38,8 +39,8 @@ async def _breaks(context: Context, rest: str) -> Result:
         line
         for row in rows
         for line in (
-            f"{row.number:<3} {'' if row.enabled else 'disabled, '}{row.hits:,} hit"
-            f"{'' if row.hits == 1 else 's'}  {row.text}{f'  ({row.note})' if row.note else ''}",
+            f"{row.number:<3} {'' if row.enabled else 'disabled, '}{counted(row.hits, 'hit')}"
+            f"  {row.text}{f'  ({row.note})' if row.note else ''}",
             *(f"      {order}" for order in context.orders.get(row.number, ())),
         )
     ]

@@ -11,6 +11,7 @@ from tracer.repl.context import Context
 from tracer.repl.order import Taking, order_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
+from tracer.text.amount import counted
 from tracer.text.file_error import unwritten
 from tracer.text.number import whole
 
@@ -260,7 +261,7 @@ async def save(context: Context, statement: Statement) -> Result:
     except (OSError, ValueError) as error:  # a name with a NUL is the latter
         raise UsageError(unwritten(str(path), error)) from None
     count = len(items)
-    return said(f"{count} break{'' if count == 1 else 's'} in {path}", file=str(path), breaks=count)
+    return said(f"{counted(count, 'break')} in {path}", file=str(path), breaks=count)
 
 
 # A break as it can be typed again, with what is left of its counts.
