@@ -22,9 +22,7 @@ from tracer.text.file_error import unwritten
 def sink(name: str) -> Iterator[IO[bytes]]:
     """Yield what writes to a file of this name, as :func:`replacing` does, or standard output."""
     if name.endswith("/"):  # which a Path forgets
-        raise TraceError(
-            unwritten(name, IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)))
-        )
+        raise TraceError(unwritten(name, _error(errno.EISDIR)))
     if name != STANDARD:
         with replacing(Path(name)) as file:
             yield file
@@ -40,7 +38,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
     A pipe or a device is written as it is. Raises TracerError.
     """
-    if check_output(path):
+    if _names_file(path):
         with new_file(path, None) as draft, draft.open("wb") as file:
             yield file
         return
@@ -51,23 +49,35 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise TraceError(unwritten(str(path), error)) from error
 
 
-def check_output(path: Path) -> bool:
-    """Tell whether a name is one of a file, there or not, rather than of a pipe or a device.
+def check_output(path: Path) -> None:
+    """Look whether a file, a pipe or a device can be written, before hours of work. Make nothing.
 
-    Raises TracerError where it can be neither, for who asks before hours of work. Nothing is made.
+    Raises TracerError.
     """
+    if not _names_file(path):
+        return
     try:
-        if not stat.S_ISDIR(path.parent.stat().st_mode):  # it is the user's, and is not made
-            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-        mode = _mode(path)
-        if stat.S_ISDIR(mode):
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if stat.S_ISREG(mode):
-            with tempfile.TemporaryFile(dir=path.parent):
-                return True
-        return False
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
     except OSError as error:
         raise TraceError(unwritten(str(path), error)) from error
+
+
+# Tells whether a name is of a file, there or not, rather than of a pipe or a device.
+def _names_file(path: Path) -> bool:
+    try:
+        if not stat.S_ISDIR(path.parent.stat().st_mode):  # it is the user's, and is not made
+            raise _error(errno.ENOTDIR)
+        mode = _mode(path)
+        if stat.S_ISDIR(mode):
+            raise _error(errno.EISDIR)
+        return stat.S_ISREG(mode)
+    except OSError as error:
+        raise TraceError(unwritten(str(path), error)) from error
+
+
+def _error(number: int) -> OSError:
+    return OSError(number, os.strerror(number))
 
 
 def _mode(path: Path) -> int:
