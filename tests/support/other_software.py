@@ -1,4 +1,4 @@
-"""What Debian's packages have that runs in the place of Linux or of firmware: Xen, and U-Boot."""
+"""Xen and U-Boot of Debian's packages: they run in the place of Linux, and of the firmware."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def registers(**values: int) -> RegisterFile:
 
 
 def spill(linear: int, error: int, stack: int, **values: int) -> bytes:
-    """What a vCPU in the kernel that came upon poison spills there; ``linear`` is its CR2."""
+    """Be the words that a vCPU in the kernel spills where it came upon poison, at ``linear``."""
     known = dict.fromkeys(_NAMES, 0) | {
         "cr0": CR0, "cr2": linear, "cr3": ROOT, "cr4": CR4, "error_code": error, "rip": CODE,
         "cs": CS, "rflags": 0x202, "rsp": stack + SPILL_SIZE, "ss": SS,

@@ -158,7 +158,7 @@ class InputSites:
                 continue
             kind, cpl, rip, manner, tables, code = key
             own = cpl == _PROGRAM and kind != Input.IRQ  # code that is looked at is a program's own
-            code = code if own else _NO_CODE
+            code = code if own and code != _NO_CODE else b""
             key = kind, cpl, rip, manner, tables if own else 0, code
             number = self._known.get(key)
             if number is None:
@@ -176,8 +176,7 @@ class InputSites:
         manner = Manner._make(_MANNER.unpack(how))
         if cpl > _PROGRAM or manner.write > 1 or manner.mode not in (16, 32, 64):
             raise ValueError(f"an input made in the manner {how.hex()} at level {cpl}")
-        told = b"" if code == _NO_CODE else code
-        place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM, told)
+        place = InputPlace(rip, Mode(manner.mode), tables, cpl == _PROGRAM, code)
         insn = None if kind is Input.IRQ else self._look(place)
         if insn is not None and not is_input(insn, kind):
             insn = None  # the code has been changed since
