@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import struct
 
-from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
-from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.layout import CODE_SIZE, RECORD_FIELDS, SLOT_SIZE
 from tracer.x86.state import GPR
 
 KERNEL, PROGRAM = 0, 3

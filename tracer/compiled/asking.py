@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.compiled import inputs
-from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
-from tracer.compiled.module import CODE_SIZE, MMIO_FIELDS, Kind
+from tracer.compiled.layout import CODE_SIZE, RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.module import MMIO_FIELDS, Kind
 from tracer.compiled.reading import state_before
 from tracer.compiled.ring import Raw
 from tracer.errors import EmulationError

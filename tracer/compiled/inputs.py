@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
-from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.layout import CODE_SIZE, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.ring import Raw
 from tracer.x86.bus import Direction, Out, PortAccess
 from tracer.x86.instruction import Instruction
@@ -47,7 +47,6 @@ written: of CPUID the four registers EAX to EDX, 4 bytes each. ``MANNER`` is :cl
 ``NEXT`` is RIP behind the instruction, and RIP itself while a string instruction repeats. ``CODE``
 are :data:`CODE_SIZE` bytes of a program's from RIP on, zeros from a page that is not mapped, and
 zeros of other code."""
-CODE_SIZE = 16
 
 _PROGRAM = 3
 """The privilege level of programs."""

@@ -45,6 +45,8 @@ LONGEST = 32
 SITE_COUNT = 4096
 SITE_SIZE = 256
 SLOT_SIZE = 256
+CODE_SIZE = 16
+"""Bytes of code in a record that has any: an instruction has 15 at most."""
 HASH = 0x9E3779B1
 """Odd, and well mixed above bit 8: the hash of a RIP is bits 8 to 19 of its product with this."""
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from tracer.compiled import layout
-from tracer.compiled.layout import LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.layout import CODE_SIZE, LARGEST_ADDRESS_BITS, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.module_image import CODE, LABELS
 from tracer.x86.state import VIRTUALIZATION_VECTOR
 
@@ -41,7 +41,6 @@ MMIO_FIELDS = {
 in ``READ``; the last two have 2 bytes. A touch has the leaf entry in ``VALUE``, and in ``WIDTH``
 how many bytes that maps. ``CODE`` are the :data:`CODE_SIZE` bytes at ``RIP``, zeros from a page
 that is not mapped."""
-CODE_SIZE = 16
 
 TDCALL_ERROR = 0x100
 """The stub finds this in place of an error code where a TDCALL stopped: no page fault has it."""

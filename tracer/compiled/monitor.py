@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from tracer.compiled import flagging, layout, module
 from tracer.compiled.diary import Current
 from tracer.compiled.flagging import FLAGS_SIZE
-from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
-from tracer.compiled.layout import RING
+from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.layout import CODE_SIZE, RING
 from tracer.compiled.monitor_image import IMAGES
 from tracer.x86 import vmcb
 from tracer.x86.legacy_paging import MARKS

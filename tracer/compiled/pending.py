@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tracer.compiled import layout
-from tracer.compiled.layout import RECORD_FIELDS, SLOT_SIZE
+from tracer.compiled.layout import CODE_SIZE, RECORD_FIELDS, SLOT_SIZE
 from tracer.compiled.module import (
-    CODE_SIZE,
     FAULT_COUNT,
     FAULTS,
     KEYS,

@@ -23,8 +23,8 @@ from unicorn.x86_const import (
 
 from tracer.compiled import layout, module_image
 from tracer.compiled.inputs import INPUT_FIELDS
+from tracer.compiled.layout import CODE_SIZE
 from tracer.compiled.module import (
-    CODE_SIZE,
     FAULT_COUNT,
     FAULTS,
     KEYS,

@@ -12,8 +12,8 @@ from monitor_cpu import DEVICE_AT, RAM_SIZE, MonitorCpu
 from ram import PAGING, Ram
 
 from tracer.compiled import layout, monitor
-from tracer.compiled.inputs import CODE_SIZE, INPUT_FIELDS, Input
-from tracer.compiled.layout import RING, SLOT_SIZE, THUNKS, Control
+from tracer.compiled.inputs import INPUT_FIELDS, Input
+from tracer.compiled.layout import CODE_SIZE, RING, SLOT_SIZE, THUNKS, Control
 from tracer.compiled.module import FAULTS
 from tracer.compiled.monitor import (
     WINDOW_BASE,
