@@ -145,7 +145,7 @@ THINGS = (
     said("tally delta", "tally delta(time) by function",
          r"nvme_poll_cq .*49 .*60us .*2\.198s .*345 accesses"),
     said("commands", "commands 1\nsilent\nregs rip\nend", r""),
-    said("info breaks", "info breaks", r"1 +\d hits +write nvme\.CC if value & 1 silent regs rip"),
+    said("info breaks", "info breaks", r"1 +\d hits? +write nvme\.CC if value & 1 silent regs rip"),
     said("commands are obeyed", "goto start\nc", r"rip +0xffffffff8173be8b"),
     said("save breaks", "save breaks kept", r"1 break in kept"),
     said("source", "delete\nsource kept\ninfo breaks",
