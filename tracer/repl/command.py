@@ -38,8 +38,8 @@ class Command:
     argument what it may name, the last for all that follow; what is no :data:`Kind` stands for
     itself, as do ``words``, which tell help and completion what they are. With ``repeats``,
     an empty line does it again; with ``takes_line``, the argument is all the rest of the line.
-    ``needs`` says whether it is for a guest alone, or for a recording, but with ``for_both`` as the
-    first argument.
+    ``needs`` says whether it is for a guest alone, or for a recording; ``word_needs`` says it of a
+    first argument that has a need of its own.
     """
 
     action: Action
@@ -55,7 +55,7 @@ class Command:
     repeats: bool = False
     takes_line: bool = False
     needs: Need | None = None
-    for_both: tuple[str, ...] = ()
+    word_needs: tuple[tuple[str, Need | None], ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -64,36 +64,50 @@ class Command:
 
     def serves(self, recording: str | None) -> bool:
         """Tell whether it is for what the prompt is on: a ``recording``, or a guest."""
-        return bool(self.for_both) or self._suits(recording)
+        needs = self.needs, *(need for _, need in self.word_needs)
+        return any(_suits(need, recording) for need in needs)
 
-    def _suits(self, recording: str | None) -> bool:
-        return self.needs != ("recording" if recording is None else "guest")
+    def takes(self, word: str, recording: str | None) -> bool:
+        """Tell whether it is for what the prompt is on, with ``word`` as its first argument."""
+        return _suits(self._need(word), recording)
+
+    def _need(self, word: str) -> Need | None:
+        return dict(self.word_needs).get(word, self.needs)
 
     def usage_for(self, recording: str | None) -> tuple[str, ...]:
         """Return those lines of its usage that are for what the prompt is on."""
-        if self._suits(recording):
-            return self.usage
-        return tuple(each for each in self.usage if each.split(" ")[1] in self.for_both)
+        return tuple(each for each in self.usage if self.takes(_first(each), recording))
 
     def check(self, statement: Statement, recording: str | None) -> None:
         """Raise UsageError where it is not for what the prompt is on: ``recording``, or a guest."""
-        first = statement.rest.replace("=", " ").partition(" ")[0]
-        if first in self.for_both or self._suits(recording):
+        word = statement.rest.replace("=", " ").partition(" ")[0]
+        if self.takes(word, recording):
             return
-        if self.for_both and not first:
-            raise UsageError(f"{self.name} what? {'  or  '.join(self.usage_for(recording))}")
+        others = self.usage_for(recording)
+        if others and not word:
+            raise UsageError(f"{self.name} what? {'  or  '.join(others)}")
+        what = f"{self.name} {word}" if word in dict(self.word_needs) else self.name
         if recording is not None:
             raise UsageError(
-                f"{self.name} needs a guest, and this is a recording: `vetrace boot -i` starts one"
+                f"{what} needs a guest, and this is a recording: `vetrace boot -i` starts one"
             )
         raise UsageError(
-            f"{self.name} is for a recording, as a guest goes forwards alone: "
-            "`vetrace open TRACE` goes back"
+            f"{what} is for a recording, and this is a guest, which goes forwards alone: "
+            "`vetrace open TRACE`"
         )
 
     def misused(self, why: str) -> UsageError:
         """Return the error for arguments that make no sense."""
         return UsageError(f"{why}; usage: {'  or  '.join(self.usage)}")
+
+
+def _suits(need: Need | None, recording: str | None) -> bool:
+    return need != ("recording" if recording is None else "guest")
+
+
+def _first(usage: str) -> str:
+    # The first argument of a form.
+    return usage.partition(" ")[2].partition(" ")[0]
 
 
 def command(
@@ -109,7 +123,7 @@ def command(
     repeats: bool = False,
     takes_line: bool = False,
     needs: Need | None = None,
-    for_both: Sequence[str] = (),
+    word_needs: Mapping[str, Need | None] | None = None,
 ) -> Callable[[Action], Command]:
     """Make a command of a function of the context and the statement."""
 
@@ -128,7 +142,7 @@ def command(
             repeats=repeats,
             takes_line=takes_line,
             needs=needs,
-            for_both=tuple(for_both),
+            word_needs=tuple((word_needs or {}).items()),
         )
 
     return make

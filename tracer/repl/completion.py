@@ -95,10 +95,11 @@ class Candidates:
         if index < 0:
             return Found(last)
         takes_condition = any("if" in each for each in item.expects)
-        kinds = item.expects[index]
-        if takes_condition and before:
-            kinds = _BEHIND.get(before[-1], kinds)
-        if "if" in before:
+        kinds, told = item.expects[index], dict(item.words)
+        if takes_condition and before and before[-1] in _BEHIND:
+            kinds = _BEHIND[before[-1]]
+            told.pop(before[-1], None)  # what it names follows
+        if "if" in before or "(" in last:
             kinds = ("fact",) if takes_condition else ()
         if item.name == "rule" and before[-1:] == ["do"]:
             kinds = VERBS
@@ -107,11 +108,13 @@ class Candidates:
             if compared is not None and compared["name"] in TEXTS:
                 return self._compared(compared["name"], compared["word"], rest)
             last = "".join(_FACT.findall(last))  # an operator may stand before it
-        told = dict(item.words)
         hints: dict[str, str] = {}
+        if not before:
+            kinds = tuple(each for each in kinds if item.takes(each, self._context.recording))
         for kind in kinds:
             hints |= {kind: told[kind]} if kind in told else self._names(kind, last)
-        return self._hinted(last, hints, self._symbols_from(last) if "symbol" in kinds else ())
+        symbols = "symbol" in kinds and "symbol" not in told
+        return self._hinted(last, hints, self._symbols_from(last) if symbols else ())
 
     def _names(self, kind: str, beginning: str) -> Hints:
         context = self._context

@@ -53,6 +53,7 @@ def unwritten(what: str, error: OSError | ValueError, advice: str | None = None)
 
 def _why(error: OSError | ValueError, known: Mapping[int, str], advice: str | None = None) -> str:
     if not isinstance(error, OSError):
-        return f"{error}; {advice or _OTHERWISE}"
+        why = "its name has a NUL" if "null" in str(error) else str(error)
+        return f"{why}; {advice or _OTHERWISE}"
     next_step = advice or known.get(error.errno or 0, _OTHERWISE)
     return f"{error.strerror or error}; {next_step}"

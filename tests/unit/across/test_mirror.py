@@ -99,7 +99,7 @@ TESTED_BY = {
     " repl/watching access/decision session/control session/custody session/ruling",
     "repl/test_prompt": "repl/completion repl/conversation repl/feed repl/feed_lines"
     " repl/parser repl/toolbar",
-    "repl/test_editor": "repl/highlight repl/pager repl/setting",
+    "repl/test_editor": "repl/clause repl/highlight repl/pager repl/setting",
     "repl/test_hosting": "cli/hosting",
     "repl/test_tally": "repl/commands/pipe repl/commands/tally",
     "repl/test_shell": "repl/interruption repl/script",
@@ -175,7 +175,7 @@ ON_A_GUEST = {
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
-    "test_boot": "cli/boot gdb/client gdb/target launch/start qemu/dialogue qemu/machine",
+    "test_boot": "cli/boot gdb/target launch/start qemu/dialogue qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
 }

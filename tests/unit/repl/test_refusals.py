@@ -64,7 +64,7 @@ from talk_sample import refused, run, told
         ("interrupt", "the guest is not running: it is stopped"),
         ("source nowhere.txt", "cannot read nowhere.txt: No such file or directory"),
         ("save breaks /no/such", "No such file or directory; make its folder first"),
-        ("save breaks a\0b", "embedded null byte; name another file"),
+        ("save breaks a\0b", "its name has a NUL; name another file"),
         ("py", "a script has no Python console"),
         ("mark 'x", "the quote ' at column 6 is not closed"),
         ("mark", "there is nothing to note"),

@@ -187,7 +187,7 @@ def test_files_and_commands_keep_their_order(tmp_path: Path) -> None:
         (["--load", "no.py", "-i"], "there is no file no.py to load"),
         (["-x", "no.txt"], "cannot read no.txt: No such file"),
         (["-x", "/dev/zero"], "/dev/zero is above 16 MiB: give a file that somebody wrote"),
-        (["-x", "a\0b"], "cannot read a\0b: embedded null byte; name another file"),
+        (["-x", "a\0b"], "cannot read a\0b: its name has a NUL; name another file"),
         (["-x", "."], "cannot read .: Is a directory"),
         (["-x", "/proc/self/mem"], "cannot read /proc/self/mem: Input/output error"),
         (["-x", "/bin/true"], "/bin/true is no UTF-8 text: byte "),

@@ -48,7 +48,7 @@ def test_a_caller_knows_better() -> None:
 def test_an_error_without_a_number_and_a_name_that_is_none() -> None:
     assert unread("x", OSError("odd")) == "cannot read x: odd; name another file"
     assert unread("x", ValueError("embedded null byte")).endswith(
-        ": embedded null byte; name another file"
+        ": its name has a NUL; name another file"
     )
 
 

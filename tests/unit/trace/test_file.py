@@ -334,11 +334,11 @@ def test_what_is_no_trace_is_refused(tmp_path: Path, content: bytes, message: st
 def test_files_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match=r"cannot read trace .*gone: No such file"):
         TraceReader(tmp_path / "gone")
-    with pytest.raises(TraceError, match=r"cannot read trace .*: embedded null byte; name"):
+    with pytest.raises(TraceError, match=r"cannot read trace .*: its name has a NUL; name"):
         TraceReader("a\0b")
     with pytest.raises(TraceError, match=r"cannot read trace .*: Is a directory"):
         TraceReader(tmp_path)
-    with pytest.raises(TraceError, match=r"cannot write trace .*: embedded null byte; name"):
+    with pytest.raises(TraceError, match=r"cannot write trace .*: its name has a NUL; name"):
         TraceWriter("a\0b", sample.HEADER)
     with pytest.raises(TraceError, match=r"cannot write trace .*: No such file"):
         TraceWriter(tmp_path / "no" / "such", sample.HEADER)

@@ -24,7 +24,7 @@ _GENERAL_PROTECTION = 13
     "set",
     group="change",
     needs="guest",
-    for_both=tuple(VALUES),
+    word_needs=dict.fromkeys(VALUES),
     usage=(
         "set value VALUE...", "set $REGISTER EXPRESSION", "set pager on|off",
         "set editing-mode emacs|vi",
@@ -42,7 +42,12 @@ that each prompt begins with.""",
         "set value 0x10300", "set $rax 0", "set $rax = -1", "set $rip = $rip + 2", "set pager off",
         "set editing-mode vi",
     ),
-    expects=(("value", "cpu", *VALUES), ("symbol", "cpu")),
+    expects=(("value", *VALUES, "cpu"), ("symbol", "cpu")),
+    words={
+        "value": "what the access that waits gets, or sends",
+        "pager": "on or off: whether long answers are paged",
+        "editing-mode": "emacs or vi: by whose keys a line is edited",
+    },
 )  # fmt: skip
 async def set_(context: Context, statement: Statement) -> Result:
     name, _, text = statement.rest.replace("=", " ", 1).partition(" ")

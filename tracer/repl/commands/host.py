@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from tracer.access.decision import Delay, Postpone, Refuse
 from tracer.query.rule import ON, delay_time
+from tracer.repl.clause import CONDITION, COUNTS, DIRECTIONS, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.number import whole
 
-_WHERE = ("read", "write", "access", "place", "if", "do")
-_CLAUSES = ("if", "once", "times", "after", "do")
+_DO = {"do": "what becomes of the access follows"}
+_WHERE = {**DIRECTIONS, "access": "reads and writes", **CONDITION, **_DO}
+_CLAUSES = {**CONDITION, **COUNTS, **PENDING, **_DO}
 
 
 @command(
@@ -36,7 +38,16 @@ docs/rules.md has more of them.""",
         "rule on write nvme.CC if value & 1 do give 0",
         "rule off 1",
     ),
-    expects=(("on", "off"), (*_WHERE, "rule"), _CLAUSES),
+    expects=(("on", "off"), (*_WHERE, "place", "rule"), tuple(_CLAUSES)),
+    words={"on": "a rule follows", "off": "forget rules, or all of them"}
+    | _WHERE
+    | _CLAUSES
+    | {
+        "give": "a value in place of what is read, or written",
+        "delay": "let the guest wait for the answer",
+        "refuse": "a confidential guest's access cannot be made",
+        "retry": "a confidential guest is to ask again",
+    },
 )
 async def rule(context: Context, statement: Statement) -> Result:
     host = context.control.host

@@ -129,8 +129,7 @@ async def _recorded_inputs(context: Context) -> Result:
 
 
 async def _trace(context: Context, rest: str) -> Result:
-    if context.recorded is None:
-        raise UsageError("info trace is of a recording: `vetrace open TRACE`")
+    assert context.recorded is not None  # the command says that it needs one
     await context.recorded.read_on()
     return Result(info_object(context.recorded), info_lines(context.recorded))
 
@@ -183,10 +182,7 @@ async def _recorded_waits(recording: Playback) -> Result:
 def _listed_by(name: str) -> Callable[[Context, str], Awaitable[Result]]:
     # The topic of a command that lists by itself where it is given no words.
     async def tell(context: Context, rest: str) -> Result:
-        item = context.commands.find(name)
-        listing = Statement(name, "")
-        item.check(listing, context.recording)
-        return await item.action(context, listing)
+        return await context.commands.find(name).action(context, Statement(name, ""))
 
     return tell
 
@@ -243,6 +239,7 @@ been read, and how it ends.""",
     examples=("info breaks", "info region nvme", "info register nvme.CC", "info mappings"),
     expects=(tuple(_TOPICS), ("place",)),
     words={name: topic.brief for name, topic in _TOPICS.items()},
+    word_needs={"rules": "guest", "trace": "recording"},
 )  # fmt: skip
 async def info(context: Context, statement: Statement) -> Result:
     word, _, rest = statement.rest.partition(" ")
@@ -256,8 +253,9 @@ async def info(context: Context, statement: Statement) -> Result:
         if not word:
             raise info.misused("say what about")
         raise context.misses("info", word, list(_TOPICS))
-    topic = _TOPICS[word if word in _TOPICS else found[0]]
-    return await topic.tell(context, rest.strip())
+    name = word if word in _TOPICS else found[0]
+    info.check(Statement("info", name), context.recording)
+    return await _TOPICS[name].tell(context, rest.strip())
 
 
 COMMANDS = (info,)

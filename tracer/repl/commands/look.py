@@ -89,6 +89,7 @@ async def plan(context: Context, statement: Statement) -> Result:
     text="`regs all` adds the XMM registers.",
     examples=("regs", "regs rax rip", "regs all"),
     expects=(("all", "cpu"),),
+    words={"all": "with the XMM registers"},
 )  # fmt: skip
 async def regs(context: Context, statement: Statement) -> Result:
     halt = context.halt

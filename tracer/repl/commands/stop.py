@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tracer.errors import UsageError
 from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
+from tracer.repl.clause import CONDITION, COUNTS, DIRECTIONS, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.order import Taking, order_lines
@@ -15,10 +16,17 @@ from tracer.text.amount import counted
 from tracer.text.file_error import unwritten
 from tracer.text.number import whole
 
-_KINDS = (
-    "read", "write", "access", "symbol", "unhandled", "verdict", "tdcall", "hypercall", "if",
-    "place",
-)  # fmt: skip
+_KINDS = {
+    **DIRECTIONS,
+    "access": "reads and writes",
+    "symbol": "what a function does, itself or through what it calls",
+    "unhandled": "what the emulator does not know",
+    "verdict": "what a confidential guest's handler would not survive",
+    "tdcall": "a TDX guest's calls of the TDX module",
+    "hypercall": "a TDX guest's calls of its host",
+    **CONDITION,
+}
+_CLAUSES = {**CONDITION, **COUNTS, **PENDING}
 
 
 @command(
@@ -67,7 +75,8 @@ unless `pending` says to wait for it: a device or a module may still come.""",
         "break hypercall 0x10001",
         "break nvme.CSTS if changes and callers is nvme_reset_work",
     ),
-    expects=(_KINDS, ("if",)),
+    expects=((*_KINDS, "place"), tuple(_CLAUSES)),
+    words=_KINDS | _CLAUSES,
 )  # fmt: skip
 async def break_(context: Context, statement: Statement) -> Result:
     return _added(
@@ -82,7 +91,8 @@ async def break_(context: Context, statement: Statement) -> Result:
     usage=("tbreak ...", ),
     brief="the same as break, for one stop",
     examples=("tbreak write nvme.CC",),
-    expects=(_KINDS, ("if",)),
+    expects=((*_KINDS, "place"), tuple(_CLAUSES)),
+    words=_KINDS | _CLAUSES,
 )  # fmt: skip
 async def tbreak(context: Context, statement: Statement) -> Result:
     return _added(
@@ -243,6 +253,7 @@ With their commands. A break that is disabled is kept as a comment. A file that 
 overwritten.""",
     examples=("save breaks nvme.breaks",),
     expects=(("breaks",), ("file",)),
+    words={"breaks": "with their conditions and commands"},
 )
 async def save(context: Context, statement: Statement) -> Result:
     what, _, name = statement.rest.partition(" ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tracer.errors import UsageError
 from tracer.query.breakpoint import perhaps_pending
 from tracer.query.tally import Counted, Tally, parse_tally
+from tracer.repl.clause import CONDITION, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import KEPT, Context
 from tracer.repl.counts import printed
@@ -15,6 +16,20 @@ from tracer.repl.tally import Running
 from tracer.text.number import whole
 
 _LIMIT = 20
+
+_AGGREGATES = {
+    "count": "how many accesses",
+    "sum": "of a number: sum(width)",
+    "min": "the least of a number",
+    "max": "the greatest of a number",
+    "avg": "the mean of a number",
+    "stats": "count, mean, least and greatest of a number",
+    "hist": "a number by powers of 2: hist(value & 0xffff)",
+    "lhist": "a number by steps: lhist(width, 0, 16, 4)",
+    "delta": "by how much a number differs from the last: delta(time)",
+}
+
+_CLAUSES = {"by": "what groups them follows", **CONDITION, **PENDING}
 
 
 @command(
@@ -39,7 +54,8 @@ and CONDITION are as for `break`; `vetrace tally` does the same over a trace: do
         "tally",
         "tally off 1",
     ),
-    expects=(("off", "if"), ("if",)),
+    expects=((*_AGGREGATES, "off"), (*_AGGREGATES, *_CLAUSES, "fact")),
+    words=_AGGREGATES | _CLAUSES | {"off": "end a tally, or all of them"},
 )
 async def tally(context: Context, statement: Statement) -> Result:
     words = statement.words

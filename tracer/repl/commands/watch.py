@@ -6,6 +6,7 @@ from itertools import islice
 from time import monotonic
 
 from tracer.errors import UsageError
+from tracer.repl.clause import CONDITION, DIRECTIONS, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import KEPT, Context
 from tracer.repl.feed import Rule, Seen
@@ -14,6 +15,9 @@ from tracer.repl.parser import Statement
 from tracer.repl.result import Result, Screen, said
 from tracer.report.objects import access_object
 from tracer.text.number import whole
+
+_WHERE = {**DIRECTIONS, **CONDITION}
+_CLAUSES = {**CONDITION, **PENDING}
 
 
 @command(
@@ -91,7 +95,8 @@ async def unpause(context: Context, statement: Statement) -> Result:
 PLACE and CONDITION are as for `break`. NAME is a filter of your own file (`help source`). Without
 an argument: what is filtered and hidden. The trace has everything in any case.""",
     examples=("filter nvme", "filter write if value > 0xff", "filter off"),
-    expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
+    expects=((*_WHERE, "off", "place", "filter"), ("place", *_CLAUSES), tuple(_CLAUSES)),
+    words=_WHERE | _CLAUSES | {"off": "show every access again, or forget one filter"},
 )
 async def filter_(context: Context, statement: Statement) -> Result:
     context.feed.filters = await _changed(context, context.feed.filters, statement.rest)
@@ -108,7 +113,8 @@ async def filter_(context: Context, statement: Statement) -> Result:
     ),
     brief="do not show accesses that fit",
     examples=("hide lapic", "hide read hpet", "hide off 1"),
-    expects=(("read", "write", "off", "place", "filter", "if"), ("place", "if"), ("if",)),
+    expects=((*_WHERE, "off", "place", "filter"), ("place", *_CLAUSES), tuple(_CLAUSES)),
+    words=_WHERE | _CLAUSES | {"off": "hide nothing, or forget one of these"},
 )
 async def hide(context: Context, statement: Statement) -> Result:
     context.feed.hidden = await _changed(context, context.feed.hidden, statement.rest)
@@ -151,8 +157,10 @@ N is 10 when not given. The last {KEPT:,} accesses can be reached, filtered or n
 recording; FILTER is what `filter` takes, and chooses among them. `show next` begins with the access
 that a recording stands at.""",
     examples=("show last", "show last 50", "show last 20 nvme", "show next 5"),
-    expects=(("last", "next"), ("place", "if"), ("place", "if")),
-    words={"last": "those that were made last", "next": "those that come, in a recording"},
+    expects=(("last", "next"), ("place", *_WHERE), ("place", *_CLAUSES)),
+    words={"last": "those that were made last", "next": "those that come, in a recording"}
+    | _WHERE
+    | _CLAUSES,
 )  # fmt: skip
 async def show(context: Context, statement: Statement) -> Result:
     words = statement.rest.split(maxsplit=2)
