@@ -193,7 +193,7 @@ def test_a_guest_that_runs_is_looked_at_again_and_again_until_it_stops() -> None
         assert looks >= 3 and ran.stop.interrupted and ran.seconds > 0
         assert len(slow.went) == 1
         # It stands: whoever asks it to stop waits for the next time that it goes.
-        assert one._stopping is None and not one._running
+        assert not one._running
 
     asyncio.run(body())
 

@@ -145,14 +145,23 @@ class GdbClient(asyncio.SubprocessProtocol):
         return packet_answers("".join(self._console), packets)
 
     async def stopped(self) -> Stopped:
-        """Wait until the target stops and return why; stops queue up while nobody waits."""
+        """Wait until the target stops and return why; stops queue up while nobody waits.
+
+        Who breaks the wait off loses no stop.
+        """
         if self._stops:
             return self._stops.popleft()
         if self._death is not None:
             raise self._death
         if self._stop_waiter is None or self._stop_waiter.done():
             self._stop_waiter = asyncio.get_running_loop().create_future()
-        return await self._stop_waiter
+        waiter = self._stop_waiter
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._stops.appendleft(waiter.result())  # it came as the wait was broken off
+            raise
 
     async def settle(self) -> None:
         """Wait until the target is known to stand, and forget why it did."""

@@ -12,7 +12,7 @@ from tracer.access import want
 from tracer.access.decision import Called, Decision, Go, Leeway, Pending, Retry, Ruling
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
-from tracer.access.stop import Ran, Reason, Stopped
+from tracer.access.stop import Ran, Reason
 from tracer.access.vcpu import Change
 from tracer.errors import GuestHung
 from tracer.gdb.target import Target
@@ -88,7 +88,6 @@ class Driver:
         self._running = False
         self._pausing: asyncio.Task[None] | None = None
         self._since = 0.0
-        self._stopping: asyncio.Task[Stopped] | None = None
         self._ways: dict[type[want.Want[Any]], Callable[[Any], Awaitable[Any]]] = {
             want.Vcpu: lambda _: _at_once(target.vcpu),
             want.Registers: lambda _: target.registers(),
@@ -215,18 +214,14 @@ class Driver:
             self._pause()
 
     async def _await(self, seconds: float | None) -> Ran | None:
-        stopping = self._stopping or asyncio.create_task(self.target.stopped())
-        self._stopping = None
+        patience = asyncio.timeout(seconds)
         try:
-            done, _ = await asyncio.wait([stopping], timeout=seconds)
-            if not done:
-                self._stopping = stopping
-                return None
-            stop = stopping.result()
+            async with patience:
+                stop = await self.target.stopped()
+        except TimeoutError:
+            return None
         finally:
-            if self._stopping is None:
-                stopping.cancel()
-                self._running = False
+            self._running = patience.expired()
         if self._pausing is not None:
             # It would stop the guest in the middle of what is done for it next.
             await self._pausing

@@ -1,0 +1,47 @@
+"""The client of GDB: who waits for the target to stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from scripts.patience import patience
+from tracer.access.stop import Stopped
+from tracer.errors import DebuggerError
+from tracer.gdb.client import GdbClient
+
+STOP = Stopped(signal="SIGTRAP", thread=1)
+
+
+def test_a_stop_that_comes_as_the_wait_is_broken_off_is_not_lost() -> None:
+    async def body() -> None:
+        client = GdbClient()
+        waits = asyncio.create_task(client.stopped())
+        await asyncio.sleep(0)
+        client._receive(STOP)
+        waits.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waits
+        assert await asyncio.wait_for(client.stopped(), patience(60)) == STOP
+
+    asyncio.run(body())
+
+
+def test_who_waits_no_longer_is_not_told_that_gdb_died() -> None:
+    told: list[dict[str, Any]] = []
+
+    async def body() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda loop, it: told.append(it))
+        client = GdbClient()
+        for seconds in (0, 0.001):
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await client.stopped()
+        client.process_exited()
+        with pytest.raises(DebuggerError):
+            await client.stopped()
+
+    asyncio.run(body())
+    assert not told
