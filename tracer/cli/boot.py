@@ -6,7 +6,6 @@ import argparse
 import contextlib
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 from tracer.cli import EXIT_OK
 from tracer.cli.filters import add_register_files
@@ -14,6 +13,7 @@ from tracer.cli.guest_arguments import add_guest_arguments, guest_plan
 from tracer.cli.guest_console import guest_console
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
+from tracer.cli.output import output_file
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, inputs, limits
 from tracer.cli.traced_run import Guest, TracedRun
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace boot``."""
     output = add_trace_arguments(parser)
     output.add_argument(
-        "--serial", metavar="FILE", type=Path, help="write the guest's serial output here"
+        "--serial", metavar="FILE", type=output_file, help="write the guest's serial output here"
     )
     output.add_argument(
         "--console", metavar="pty|SOCKET",

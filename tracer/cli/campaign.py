@@ -14,12 +14,13 @@ from tracer.cli import EXIT_OK
 from tracer.cli.extra import extra
 from tracer.cli.guest_arguments import tell
 from tracer.cli.hosting import parse_seed
-from tracer.cli.output import check_output, replacing
+from tracer.cli.output import output_file
 from tracer.cli.parser import passed_on
 from tracer.cli.phrase import phrase
 from tracer.confidential.kind import Kind
 from tracer.errors import GuestError, Interrupted, UsageError
 from tracer.host import signals
+from tracer.host.named_file import check_output, replacing
 from tracer.host.signals import Ended, words_of
 from tracer.repl.hosting import hosting
 from tracer.text.number import whole
@@ -39,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--seed", metavar="N", help="this seed alone")
     parser.add_argument("--first", metavar="N", default="0", help="the first seed (default: 0)")
     parser.add_argument(
-        "-o", "--output", metavar="TABLE", type=Path, help="write the outcomes here, as Parquet"
+        "-o",
+        "--output",
+        metavar="TABLE",
+        type=output_file,
+        help="write the outcomes here, as Parquet",
     )
     parser.add_argument(
         "--jobs", metavar="N", default="1", help="boots at a time (default: %(default)s)"

@@ -7,6 +7,7 @@ import contextlib
 from pathlib import Path
 
 from tracer.cli import EXIT_OK
+from tracer.cli.output import output_file
 from tracer.errors import TraceError, UsageError
 from tracer.text.amount import counted
 from tracer.text.file_error import unread
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace recover``."""
     parser.add_argument("trace", metavar="TRACE", type=Path, help="a trace without an end")
     parser.add_argument(
-        "-o", "--output", metavar="OUT", type=Path, help="write here, and leave TRACE as it is"
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=output_file,
+        help="write here, and leave TRACE as it is",
     )
     parser.epilog = (
         "Accesses of compiled sites are in the guest's memory until vetrace takes them. Where it is"

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from tracer.cli import EXIT_OK
 from tracer.cli.extra import extra
-from tracer.cli.output import replacing
 from tracer.devices.description.markup import is_markup, root_of
 from tracer.devices.file import parse
 from tracer.devices.library import description
 from tracer.devices.writing import Described, map_text
 from tracer.errors import UsageError, advice
+from tracer.host.named_file import file_named, replacing
 from tracer.host.streams import warn
 from tracer.text.amount import counted
 from tracer.text.printable import printable
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the region that the map is for, or a glob (default: the device's name)",
     )  # fmt: skip
     group.add_argument(
-        "-o", "--output", metavar="FILE|FOLDER", type=Path,
+        "-o", "--output", metavar="FILE|FOLDER",
         help="write the map here; of several devices, one file each in this folder",
     )  # fmt: skip
 
@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
         texts[_unused(each.name, texts)] = text
     if args.output is None:
         sys.stdout.write(next(iter(texts.values())))
-    elif args.output.is_dir():
-        _write_all(args.output, texts)
+    elif _is_folder(args.output):
+        _write_all(Path(args.output), texts)
     else:
-        _write(args.output, next(iter(texts.values())))
+        _write(file_named(args.output), next(iter(texts.values())))
     for each in found:
         _tell_left_out(each)
     return EXIT_OK
@@ -124,7 +124,7 @@ def _chosen(found: Sequence[Described], args: argparse.Namespace) -> list[Descri
                 f"{printable(str(args.file))} describes no {args.only}{advice(args.only, names)}"
             )
         return chosen[:1]
-    if len(found) > 1 and (args.output is None or not args.output.is_dir()):
+    if len(found) > 1 and not _is_folder(args.output):
         some = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
         raise UsageError(
             f"{printable(str(args.file))} describes {len(found)} devices ({printable(some)}):"
@@ -133,6 +133,10 @@ def _chosen(found: Sequence[Described], args: argparse.Namespace) -> list[Descri
     if len(found) > 1 and args.for_region is not None:
         raise UsageError("--for names the region of one device: choose it by --only")
     return list(found)
+
+
+def _is_folder(output: str | None) -> bool:
+    return bool(output) and Path(str(output)).is_dir()
 
 
 def _write(path: Path, text: str) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from tracer.cli.output import output_file
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.errors import UsageError
@@ -16,13 +16,16 @@ from tracer.text.number import is_whole, whole
 def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
     """Declare the arguments that say what becomes of a trace; return the group of its output."""
     output = parser.add_argument_group("output")
-    output.add_argument("-o", "--output", metavar="TRACE", type=Path, help="write the trace here")
+    output.add_argument(
+        "-o", "--output", metavar="TRACE", type=output_file, help="write the trace here"
+    )
     output.add_argument(
         "--check", action="store_true", help="compare the trace with QEMU's own log of the run"
     )
     output.add_argument(
-        "--qemu-log", metavar="FILE", type=Path, help="keep QEMU's log of its device accesses here"
-    )
+        "--qemu-log", metavar="FILE", type=output_file,
+        help="keep QEMU's log of its device accesses here",
+    )  # fmt: skip
     output.add_argument(
         "--stacks", action="store_true", help="record the kernel's call chain of each access"
     )

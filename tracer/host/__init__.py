@@ -5,6 +5,7 @@ __all__ = (
     "cache",
     "guardian",
     "keeper",
+    "named_file",
     "own_code",
     "package",
     "process",

@@ -13,6 +13,7 @@ from tracer.confidential.handler import PROFILES
 from tracer.confidential.tdx_host import CALLS
 from tracer.confidential.tdx_leaf import LEAVES
 from tracer.errors import UsageError
+from tracer.host.named_file import at_home
 from tracer.query.condition.vocabulary import NAMES, TEXTS, VALUES
 from tracer.query.rule import VERBS
 from tracer.repl.command import Command
@@ -269,7 +270,7 @@ _OF_FACT: dict[str, Callable[[Candidates, str], dict[str, str]]] = {
 def _files(beginning: str) -> Iterable[str]:
     head, slash, _ = beginning.rpartition("/")
     try:
-        inside = sorted(Path(head + slash or ".").expanduser().iterdir())
-    except OSError:
+        inside = sorted(at_home(Path(head + slash or ".")).iterdir())
+    except (OSError, ValueError, UsageError):  # a name with a NUL is the second
         return []
     return [f"{head}{slash}{path.name}{'/' if path.is_dir() else ''}" for path in inside]

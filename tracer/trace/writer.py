@@ -13,7 +13,9 @@ import zstandard
 
 from tracer.compiled.layout import SLOT_SIZE
 from tracer.errors import TraceError
+from tracer.host.named_file import file_named
 from tracer.host.textfile import STANDARD
+from tracer.text.amount import counted
 from tracer.text.file_error import unwritten
 from tracer.trace import codec
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
@@ -38,9 +40,10 @@ class TraceWriter:
         """Create the file at ``path`` and write its header.
 
         A regular file that is there is kept, with ``.old`` behind its name. Raise
-        :exc:`TraceError` when the file cannot be created or written.
+        :exc:`TraceError` when the file cannot be created or written, and UsageError for a name
+        that no file has.
         """
-        self.path = Path(path)
+        self.path = file_named(path)
         self._is_standard = path == STANDARD  # no Path: that is a file of this name
         self.name = "standard output" if self._is_standard else str(path)
         self.records = 0
@@ -138,8 +141,8 @@ class TraceWriter:
                 with contextlib.suppress(OSError):  # a pipe or a device has nothing to take back
                     os.ftruncate(self._fd, self._size)
             self._failed = TraceError(
-                f"cannot write trace {self.name}: {error.strerror};"
-                f" the {self.records} records before are safe"
+                f"{unwritten(f'trace {self.name}', error)};"
+                f" what is in it is safe: {counted(self.records, 'record')}"
             )
             raise self._failed from error
         self._size += len(data)

@@ -218,6 +218,16 @@ def test_a_trace_that_cannot_be_written_is_named(
     assert err.startswith(f"vetrace: cannot write trace {path}: ") and err.count("\n") == 1
 
 
+def test_a_trace_is_no_folder_that_is_not_there(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main.main(["import", str(LOGS / "linux-6.1.log"), "-o", "nof/"]) == 2
+    err = capsys.readouterr().err
+    assert err == "vetrace: cannot write nof/: Is a directory; name a file in it\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_log_is_never_overwritten_by_its_trace(tmp_path: Path, capsys: Output) -> None:
     log = tmp_path / "log"
     log.write_bytes(SMALL)

@@ -315,6 +315,11 @@ def test_wrong_usage_is_status_2(arguments: list[str], capsys: Output) -> None:
         (["show", "x", "--format", "html"], "argument --format: invalid choice"),
         (["show", "x", "--read", "--write"], "not allowed with argument --read"),
         (["boot", "-o"], "argument -o/--output: expected one argument"),
+        (["boot", "-o", "nof/"], "argument -o/--output: cannot write nof/: Is a directory"),
+        (["boot", "--serial", "nof/"], "argument --serial: cannot write nof/: Is a directory"),
+        (["attach", "--pid", "1", "--qemu-log", ""], "argument --qemu-log: name the file"),
+        (["recover", "x", "-o", "nof/"], "cannot write nof/: Is a directory"),
+        (["campaign", "--mutate", "read", "--seeds", "1", "-o", "nof/"], "cannot write nof/: "),
     ],
 )
 def test_a_value_that_is_wrong_is_told_in_a_line(

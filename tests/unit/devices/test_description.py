@@ -224,6 +224,9 @@ def test_one_of_several_is_chosen(tmp_path: Path, capsys: Output) -> None:
     assert 'region = "peripheralb"' in imported(capsys, path, "--only", "PeripheralB")
     assert "did you mean PeripheralA" in refused(capsys, path, "--only", "PeripherlA")
     assert "choose it by --only" in refused(capsys, path, "-o", tmp_path, "--for", "x")
+    for name, why in ((f"{tmp_path}/nof/", "Is a directory"), ("", "name the file")):
+        assert why in refused(capsys, path, "--only", "PeripheralA", "-o", name)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tracer.errors import TracerError
 from tracer.host.cache import cache_folder
 
 
@@ -30,6 +32,14 @@ def test_cache_folder(
         else:
             monkeypatch.setenv(name, value)
     assert cache_folder() == Path(expected)
+
+
+def test_user_without_a_home_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("VETRACE_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 1 << 30)
+    with pytest.raises(TracerError, match="name one with VETRACE_CACHE"):
+        cache_folder()
 
 
 def test_relative_cache_folder_is_made_absolute(

@@ -66,6 +66,11 @@ def test_what_is_offered(line: str, some: set[str]) -> None:
     assert some <= names(completed(line, "break nvme.CC"))
 
 
+@pytest.mark.parametrize("place", ["~no-such-person/", "no/such/", "a\0b/"])
+def test_no_file_is_offered_where_none_can_be(place: str) -> None:
+    assert names(completed(f"source {place}")) == set()
+
+
 def test_nothing_is_inserted_that_only_some_begin_with() -> None:
     # The registers alone begin alike, and of the symbols the first few hundred.
     assert completed("sym ").shared == ""

@@ -23,6 +23,7 @@ import zstandard
 
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
+from tracer.text.amount import counted
 from tracer.trace import codec, writer
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.queue import QueueRecord
@@ -369,7 +370,7 @@ def test_what_did_not_fit_is_taken_back(tmp_path: Path, name: str) -> None:
         for record in (record for _ in range(100) for record in sample.RECORDS[:-1]):
             writer.append(record)
             written.append(record)
-    assert f"the {len(written)} records before are safe" in str(caught.value)
+    assert f"what is in it is safe: {counted(len(written), 'record')}" in str(caught.value)
     with pytest.raises(TraceError):
         writer.append(sample.RECORDS[-1])
     writer.close()

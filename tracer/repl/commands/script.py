@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from tracer.errors import UsageError
+from tracer.host.named_file import at_home
 from tracer.host.own_code import blamed
 from tracer.repl.command import Action, Command, command
 from tracer.repl.console import PythonFailed, converse, namespace, run_line
@@ -44,7 +45,7 @@ async def source(context: Context, statement: Statement) -> Result:
     words = statement.words
     if len(words) != 1:
         raise source.misused("one file is needed")
-    path = Path(words[0]).expanduser()
+    path = at_home(Path(words[0]))
     if path.suffix == ".py":
         found = await load(context, path)
         return said(

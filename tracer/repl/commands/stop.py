@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from tracer.errors import UsageError
+from tracer.errors import TracerError, UsageError
+from tracer.host.named_file import at_home, file_named, replacing
 from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
 from tracer.repl.clause import CONDITION, COUNTS, DIRECTIONS, PENDING
 from tracer.repl.command import command
@@ -13,7 +12,6 @@ from tracer.repl.order import Taking, order_lines
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.text.amount import counted
-from tracer.text.file_error import unwritten
 from tracer.text.number import whole
 
 _KINDS = {
@@ -259,7 +257,7 @@ async def save(context: Context, statement: Statement) -> Result:
     what, _, name = statement.rest.partition(" ")
     if what != "breaks" or not name.strip():
         raise save.misused("say what, and where to")
-    path = Path(name.strip()).expanduser()
+    path = at_home(file_named(name.strip()))
     items = context.run.breaks.items
     lines = [
         f"{'' if item.enabled else '# disabled: '}{line}\n"
@@ -267,10 +265,10 @@ async def save(context: Context, statement: Statement) -> Result:
         for line in (_typed(item), *order_lines(context.orders.get(item.number, ())))
     ]
     try:
-        with path.open("xb") as file:
+        with replacing(path, over=False) as file:
             file.write("".join(lines).encode("utf-8", "backslashreplace"))
-    except (OSError, ValueError) as error:  # a name with a NUL is the latter
-        raise UsageError(unwritten(str(path), error)) from None
+    except TracerError as error:
+        raise UsageError(str(error)) from None
     count = len(items)
     return said(f"{counted(count, 'break')} in {path}", file=str(path), breaks=count)
 
