@@ -7,13 +7,15 @@ from time import monotonic
 
 from tracer.repl.completion import Candidates
 from tracer.repl.context import KEPT, Context
+from tracer.repl.dumb import is_dumb
 from tracer.repl.editor import Colours
 from tracer.repl.feed import Meter
 from tracer.repl.highlight import Piece
+from tracer.repl.history import history_file
 from tracer.repl.interpreter import Interpreter
 from tracer.repl.order import END, SILENT
 from tracer.repl.pager import paged, pager
-from tracer.repl.prompt import TEXT, Prompt, history_file, is_dumb
+from tracer.repl.prompt import TEXT, Prompt
 from tracer.repl.recording_view import opening_lines, recording_cells
 from tracer.repl.result import Screen
 from tracer.repl.toolbar import toolbar_cells, toolbar_text

@@ -1,6 +1,6 @@
 """The prompt on a terminal: what is edited, completed and remembered.
 
-Only here and in what colours and completes a line is prompt_toolkit.
+Only here and in what colours, completes, draws and remembers a line is prompt_toolkit.
 
 One prompt is open at a time: a list of candidates and the questions about it come between two
 prompts for the same line. Ctrl-C is a key here, as the terminal hands it over while a line is
@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import shutil
-import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,25 +20,25 @@ from typing import TypeVar
 from prompt_toolkit import PromptSession
 from prompt_toolkit.application.current import get_app_or_none
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER, EditingMode
 from prompt_toolkit.filters import Condition, has_focus
 from prompt_toolkit.formatted_text import ANSI, AnyFormattedText
-from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.history import InMemoryHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.input.typeahead import clear_typeahead, get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.keys import Keys
-from prompt_toolkit.output import ColorDepth, DummyOutput, Output
+from prompt_toolkit.output import ColorDepth, Output
 from prompt_toolkit.patch_stdout import patch_stdout
 from prompt_toolkit.search import stop_search
 from prompt_toolkit.styles import Style
-from prompt_toolkit.utils import is_dumb_terminal
 
 from tracer.repl.completion import Candidates
+from tracer.repl.dumb import Dumb, is_dumb
 from tracer.repl.echo import Echo
 from tracer.repl.editor import STYLES, Colours, Menu
+from tracer.repl.history import kept
 from tracer.repl.listing import Found, listing, pages
 from tracer.repl.setting import Settings
 from tracer.repl.thread import Stopped
@@ -70,20 +67,6 @@ class _Wanted:
     # A list of candidates is wanted, for a line that is edited further below it.
     found: Found
     line: Document
-
-
-class _Dumb(DummyOutput):
-    # A terminal on which nothing is drawn. prompt_toolkit's own way with one echoes the character
-    # before the cursor at each change, whatever has changed.
-    def write_raw(self, data: str) -> None:
-        sys.stdout.write(data)
-
-    def flush(self) -> None:
-        sys.stdout.flush()
-
-    def get_size(self) -> Size:
-        columns, rows = shutil.get_terminal_size()
-        return Size(rows=rows, columns=columns)
 
 
 class Prompt:
@@ -115,15 +98,15 @@ class Prompt:
         self._status = status
         self._text = text
         self._settings = settings
-        if output is None and is_dumb_terminal():
-            output = _Dumb()
+        if output is None and is_dumb():
+            output = Dumb()
         self._ends = input, output
         self._echo: Echo | None = None
         self._pasted: deque[str] = deque()
         self._pinned: list[str] = []
         self._late = False
         self._session: PromptSession[str | _Wanted] = PromptSession(
-            history=_history(history),
+            history=kept(history),
             key_bindings=self._keys(),
             bottom_toolbar=lambda: toolbar(self.columns),
             refresh_interval=0.5,
@@ -171,7 +154,7 @@ class Prompt:
         return first
 
     def _has_menu(self) -> bool:
-        return not is_dumb_terminal()
+        return not is_dumb()
 
     # Ctrl-C right behind Enter is for what the line does: it came while the prompt was closed.
     def _heed_typeahead(self) -> None:
@@ -251,7 +234,7 @@ class Prompt:
         self, session: PromptSession[_T], text: AnyFormattedText, plain: str,
         line: Document | None = None,
     ) -> _T:  # fmt: skip
-        if not isinstance(session.output, _Dumb):
+        if not isinstance(session.output, Dumb):
             return await _open(session, text, line)
         buffer = session.default_buffer
         echo = Echo(plain, self.columns, _written)
@@ -309,7 +292,7 @@ class Prompt:
         They come below those that are pinned already. Tell whether there is room for them.
         """
         pinned = [*self._pinned, *lines]
-        if is_dumb_terminal() or len(pinned) > self._session.output.get_size().rows - _ROOM:
+        if is_dumb() or len(pinned) > self._session.output.get_size().rows - _ROOM:
             return False
         self._pinned = pinned
         self._session.app.invalidate()
@@ -323,7 +306,7 @@ class Prompt:
     def _message(self) -> AnyFormattedText:
         # The status is of this moment: it is no part of what stays on the screen.
         app = self._session.app
-        status = "" if app.is_done or is_dumb_terminal() else self._status(self.columns)
+        status = "" if app.is_done or is_dumb() else self._status(self.columns)
         return self._below_pinned(f"{status}\n{self._text()}" if status else self._text())
 
     def _below_pinned(self, text: str) -> AnyFormattedText:
@@ -335,7 +318,7 @@ class Prompt:
 
         A terminal that cannot move its cursor has no above: there it comes where it comes.
         """
-        with contextlib.nullcontext() if is_dumb_terminal() else patch_stdout(raw=True):
+        with contextlib.nullcontext() if is_dumb() else patch_stdout(raw=True):
             yield
 
     # ---- keys. All are eager: on a terminal that is dumb prompt_toolkit's own would go before.
@@ -409,49 +392,3 @@ async def _open(
     return await session.prompt_async(
         text, default=line or "", handle_sigint=False, set_exception_handler=False
     )
-
-
-class _File(FileHistory):
-    # A history that cannot be written is no error: it is a convenience.
-    def store_string(self, string: str) -> None:
-        with contextlib.suppress(OSError):
-            super().store_string(string)
-
-    def load_history_strings(self) -> Iterator[str]:
-        with contextlib.suppress(OSError):
-            yield from super().load_history_strings()
-
-
-def _history(path: Path | None) -> InMemoryHistory | FileHistory:
-    if path is None:
-        return InMemoryHistory()
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Lines may hold what is nobody else's, in the file of an older vetrace as well.
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.fchmod(file, 0o600)
-        finally:
-            os.close(file)
-    except OSError:
-        return InMemoryHistory()
-    return _File(str(path))
-
-
-def is_dumb() -> bool:
-    """Tell whether the terminal cannot move its cursor, by ``$TERM``."""
-    return is_dumb_terminal()
-
-
-def history_file() -> Path | None:
-    """Return where the history is kept: ``$XDG_STATE_HOME/vetrace/history``.
-
-    Ref: XDG Base Directory Specification: ``~/.local/state`` by default, and a path that is not
-    absolute is ignored.
-    """
-    xdg = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        base = Path(xdg) if xdg.startswith("/") else Path.home() / ".local" / "state"
-    except RuntimeError:  # no home
-        return None
-    return base / "vetrace" / "history"

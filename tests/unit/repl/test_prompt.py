@@ -32,9 +32,10 @@ from tracer.repl.feed import (
     skipped_line,
 )
 from tracer.repl.feed_lines import item_lines
+from tracer.repl.history import history_file
 from tracer.repl.interpreter import INTERRUPTED
 from tracer.repl.parser import Statement, statements, words
-from tracer.repl.prompt import Prompt, history_file
+from tracer.repl.prompt import Prompt
 from tracer.repl.result import Screen
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
