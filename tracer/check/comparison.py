@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from tracer.check.qemu_log import LogEntry
+from tracer.text.amount import counted
 from tracer.x86.bus import Direction
 
 Kind = Literal["missing", "extra", "different"]
@@ -94,8 +95,8 @@ class Cut:
         if not self.line:
             return "the log is cut: it is empty"
         return (
-            f"the log is cut at its line {self.line:,}, {self.accesses:,} accesses before the trace"
-            " ends: was the disk full?"
+            f"the log is cut at its line {self.line:,}, {counted(self.accesses, 'access')} before "
+            "the trace ends: was the disk full?"
         )
 
 

@@ -8,6 +8,7 @@ from tracer.devices import library
 from tracer.errors import TraceError, UsageError, advice
 from tracer.query.source import Source
 from tracer.query.words import Selection, choose
+from tracer.text.amount import counted
 from tracer.trace.reader import TraceReader
 
 _SITES = 10  # shown
@@ -38,8 +39,8 @@ def assert_survives(
         raise TraceError(f"{trace.name}: {trace.damage}; record it again")
     if audit.unjudged:
         raise TraceError(
-            f"{trace.name}: {audit.unjudged:,} accesses cannot be judged: the trace does not have "
-            "their instructions"
+            f"{trace.name}: {counted(audit.unjudged, 'access')} cannot be judged: the trace "
+            "does not have their instructions"
         )
     if not audit.exits:
         what = "an access" if region is None else f"an access to {region}"
@@ -50,8 +51,8 @@ def assert_survives(
         raise Fatal(
             "\n".join(
                 [
-                    f"{trace.name}: {len(fatal)} of {len(audit.sites)} call sites would be fatal "
-                    f"({profile})",
+                    f"{trace.name}: {len(fatal)} of {counted(len(audit.sites), 'call site')} "
+                    f"would be fatal ({profile})",
                     *map(_line, fatal[:_SITES]),
                     *(
                         [f"  and {more} more: vetrace audit --profile {profile}"]
@@ -68,4 +69,6 @@ def _line(site: Site) -> str:
     module = f" [{site.place.module}]" if site.place.module else ""
     where = f"{function}{f'+{site.offset}' if site.offset else ''}{module}"
     regions = ", ".join(sorted(site.regions))
-    return f"  {where}  {site.text}  {regions}, {site.fatal} times: {site.verdict.reason}"
+    return (
+        f"  {where}  {site.text}  {regions}, {counted(site.fatal, 'time')}: {site.verdict.reason}"
+    )

@@ -18,6 +18,7 @@ from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
 from tracer.query.source import Source
 from tracer.report.sarif import sarif_log
+from tracer.text.amount import counted
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept
@@ -81,8 +82,8 @@ def run(args: argparse.Namespace) -> int:
     judged, unjudged = audits[0].exits, audits[0].unjudged
     if unjudged and not judged:
         raise TraceError(
-            f"{trace.name}: nothing can be said of its {unjudged:,} accesses: the trace does not"
-            " have their instructions, as one that was imported from a log has not"
+            f"{trace.name}: nothing can be said of its {counted(unjudged, 'access')}: the trace"
+            " does not have their instructions, as one that was imported from a log has not"
         )
     if args.sarif:
         log = sarif_log(audits, trace.header, trace.name, __version__)
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     terminal.warn_of_losses(trace)
     if unjudged:
         warn(
-            f"{trace.name}: {unjudged:,} of {judged + unjudged:,} accesses were not judged: the"
+            f"{trace.name}: not judged: {unjudged:,} of {counted(judged + unjudged, 'access')}: the"
             " trace does not have their instructions"
         )
     if any(audit.fatal_sites for audit in audits):
@@ -126,7 +127,7 @@ def _print_report(audits: list[Audit], limit: int | None) -> None:
     else:
         console.print(tables.audit_table(audits, limit))
         lines += _remarks(audits)
-        exits = f"{first.exits:,} exits from {len(first.sites):,} call sites"
+        exits = f"{counted(first.exits, 'exit')} from {counted(len(first.sites), 'call site')}"
         if alone:
             lines.append(f"{exits}: {_counts(first)}")
             lines.append(_inside(first))

@@ -20,6 +20,7 @@ from tracer.host.scratch import scratch_folder
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
 from tracer.query.source import Source
+from tracer.text.amount import counted
 from tracer.trace.event import Event
 from tracer.trace.reader import TraceReader
 
@@ -59,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
         source.check_names()
     terminal.warn_of_losses(trace)
     name = "standard output" if args.output == STANDARD else args.output
-    warn(f"{source.shown - left_out:,} accesses written to {name}")
+    warn(f"{counted(source.shown - left_out, 'access')} written to {name}")
     if left_out:
         why = _LACKS[args.format]
-        warn(f"{left_out:,} accesses left out: {args.format} has {why}")
+        warn(f"{counted(left_out, 'access')} left out: {args.format} has {why}")
     return EXIT_OK
 
 

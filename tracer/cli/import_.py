@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 from collections import deque
 from collections.abc import Iterable
 from itertools import chain
 
 from tracer.cli import EXIT_FAILED, EXIT_OK
-from tracer.errors import TraceError, UsageError
+from tracer.errors import Interrupted, TraceError, UsageError
 from tracer.export.mmiotrace import LONGEST_LINE, MmiotraceReader, header
+from tracer.host.signals import Ended, words_of
 from tracer.host.streams import warn
 from tracer.host.textfile import TextFile, are_one_file
+from tracer.text.amount import counted
 from tracer.trace.record import End, Record
 from tracer.trace.writer import TraceWriter
 
@@ -68,17 +71,30 @@ def run(args: argparse.Namespace) -> int:
 def _write(reader: MmiotraceReader, records: Iterable[Record], log: TextFile, output: str) -> None:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     time_ns = 0
+
+    def end(damage: str | None) -> End:
+        outcome = "imported" if damage is None else f"imported in part: {damage}"
+        return End(time_ns=time_ns, outcome=outcome, counts=_counts(reader))
+
     with TraceWriter(output, header("vetrace import of an mmiotrace log", now)) as trace:
-        for record in records:
-            time_ns = record.time_ns
-            trace.append(record)
-        trace.append(End(time_ns=time_ns, outcome=_outcome(log), counts=_counts(reader)))
+        try:
+            for record in records:
+                time_ns = record.time_ns
+                trace.append(record)
+        except (Ended, TraceError) as error:
+            damage = words_of(error.number) if isinstance(error, Ended) else str(error)
+            with contextlib.suppress(TraceError):  # the disk may be full
+                trace.append(end(damage))
+            if isinstance(error, TraceError):
+                raise
+            raise Interrupted(error.number, f"{damage}; {_told(reader, trace)}") from None
+        trace.append(end(log.damage))
     wide = f"; values cut to the width of their access: {reader.wide:,}" if reader.wide else ""
-    warn(f"{reader.accesses:,} accesses written to {trace.name}{wide}")
+    warn(f"{_told(reader, trace)}{wide}")
 
 
-def _outcome(log: TextFile) -> str:
-    return "imported" if log.damage is None else f"imported in part: {log.damage}"
+def _told(reader: MmiotraceReader, trace: TraceWriter) -> str:
+    return f"{counted(reader.accesses, 'access')} written to {trace.name}"
 
 
 def _counts(reader: MmiotraceReader) -> dict[str, int]:

@@ -17,6 +17,7 @@ from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD, are_one_file
 from tracer.query.roster import Roster, check_selection
 from tracer.query.source import Source
+from tracer.text.amount import counted
 from tracer.trace.met import check_rules
 from tracer.trace.reader import TraceReader
 
@@ -78,7 +79,8 @@ def run(args: argparse.Namespace) -> int:
             size += output.write(piece.encode())
     name = "standard output" if args.output == STANDARD else args.output
     counts = [int(each["accesses"]["count"]) for each in told]
-    warn(f"{' and '.join(f'{count:,}' for count in counts)} accesses written to {name}")
+    first = "".join(f"{count:,} and " for count in counts[:-1])
+    warn(f"{first}{counted(counts[-1], 'access')} written to {name}")
     if max(counts) > _LARGE or size > _HEAVY:
         warn(
             f"a browser takes some seconds to open a page of {size / 1e6:.0f} MB and to search it:"

@@ -13,6 +13,7 @@ from typing import Any
 
 from tracer.access.region import LAPIC, Region
 from tracer.errors import Diverged
+from tracer.text.amount import counted
 from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
 from tracer.trace.name import names_region
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionInfo, RegionRecord
@@ -143,8 +144,8 @@ class RecordedDevice:
             due = min(left, key=lambda access: access.seq)
             count = self.recorded - self.answered
             raise Diverged(
-                f"the guest ended {count} accesses before {self.name} did: the next recorded is "
-                f"#{due.seq}, {due}, the guest made none",
+                f"the guest ended {counted(count, 'access')} before {self.name} did: the next "
+                f"recorded is #{due.seq}, {due}, the guest made none",
                 "record again if that is meant",
             )
 

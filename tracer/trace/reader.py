@@ -205,7 +205,7 @@ class TraceReader:
         elif not self._ended(last):
             self.damage = (
                 f"there is no end record after line {self._number}:"
-                " the run was killed or is still going"
+                " what wrote it was ended, or is still writing"
             )
 
     def _goes_on(self, last: bytes) -> bool:

@@ -115,7 +115,10 @@ class TraceWriter:
     def _put(self, line: bytes) -> None:
         if self._failed is not None:
             raise self._failed
+        # Behind a record that a signal has torn nothing can follow.
+        self._failed = TraceError(f"trace {self.name} was broken off in a record")
         self._write(line if self._compressor is None else self._packed(line, self._compressor))
+        self._failed = None
 
     def _packed(self, line: bytes, compressor: zstandard.ZstdCompressor) -> bytes:
         frame = self._frame or compressor.compressobj()

@@ -51,7 +51,7 @@ def test_each_fatal_call_site_is_named_with_its_reason(tmp_path: Path) -> None:
 def test_other_regions_do_not_count(tmp_path: Path) -> None:
     trace = made(tmp_path, moving(0), adding(1, "hpet", None))
     Recording(trace).assert_survives(region="nvme")
-    with pytest.raises(Fatal, match=r"1 of 1 call sites.*\n  0xffffffff81234567  add"):
+    with pytest.raises(Fatal, match=r"1 of 1 call site .*\n  0xffffffff81234567  add"):
         Recording(trace).assert_survives(region="hpet")
 
 
@@ -69,7 +69,7 @@ def test_not_all_of_many_are_shown(tmp_path: Path) -> None:
 
 def test_what_cannot_be_judged_does_not_survive_unseen(tmp_path: Path) -> None:
     unknown = msgspec.structs.replace(moving(1), code=b"")
-    with pytest.raises(TraceError, match="1 accesses cannot be judged"):
+    with pytest.raises(TraceError, match="1 access cannot be judged"):
         Recording(made(tmp_path, moving(0), unknown)).assert_survives()
     with pytest.raises(TraceError, match="has not an access to lapic"):
         Recording(made(tmp_path, moving(0))).assert_survives(region="lapic")

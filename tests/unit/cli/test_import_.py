@@ -6,8 +6,10 @@ import gzip
 import io
 import json
 import lzma
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import trace_sample as sample
 import zstandard
 
 from tracer.cli import main
+from tracer.errors import TraceError
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, Mark
 
@@ -158,7 +161,7 @@ def test_standard_input_and_output(tmp_path: Path) -> None:
 
     made = run("import", "-", "-o", "-", data=gzip.compress(SMALL))
     assert made.returncode == 0
-    assert made.stderr == b"vetrace: 1 accesses written to standard output\n"
+    assert made.stderr == b"vetrace: 1 access written to standard output\n"
     assert made.stdout.startswith(b'{"type":"header"') and b'"type":"end"' in made.stdout
     shown = run("show", "-", "--json", data=made.stdout)
     assert shown.returncode == 0 and json.loads(shown.stdout)["region"] == "page-0xfebf0000"
@@ -193,6 +196,35 @@ def test_a_pipe_is_followed(tmp_path: Path) -> None:
         rest = child.stdout.read()
     assert [json.loads(line)["type"] for line in lines] == ["header", "region", "mmio"]
     assert json.loads(rest)["type"] == "end"
+
+
+@pytest.mark.parametrize("name", ["t.vtrace", "t.vtrace.zst"])
+def test_a_log_that_is_broken_off_has_its_end(tmp_path: Path, name: str) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tracer", "import", "-", "-o", str(tmp_path / name)],
+        cwd=CHECKOUT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as child:  # fmt: skip
+        assert child.stdin is not None and child.stderr is not None
+        child.stdin.buffer.write(SMALL)
+        child.stdin.buffer.flush()
+        while not has_access(tmp_path / name):
+            time.sleep(0.01)
+        child.send_signal(signal.SIGINT)
+        said = child.stderr.read()
+    assert said == f"vetrace: interrupted; 1 access written to {tmp_path / name}\n"
+    assert child.returncode == 130
+    with TraceReader(tmp_path / name) as trace:
+        assert list(trace) and trace.damage is None and trace.end is not None
+        assert trace.end.outcome == "imported in part: interrupted"
+
+
+def has_access(path: Path) -> bool:
+    """Return whether a trace has an access so far."""
+    try:
+        with TraceReader(path) as trace:
+            return any(isinstance(record, Intercept) for record in trace)
+    except TraceError:
+        return False
 
 
 # --- what goes wrong, and whose fault it is --------------------------------------------------

@@ -161,7 +161,7 @@ def test_status_0_when_every_site_would_do(
 ) -> None:
     assert run(tmp_path) == 0
     out = capsys.readouterr().out
-    assert "f+0x1" in out and "1 exits from 1 call sites: 0 would oops" in out
+    assert "f+0x1" in out and "1 exit from 1 call site: 0 would oops" in out
 
 
 def test_status_3_when_a_site_would_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,8 +214,8 @@ def test_what_cannot_be_judged_is_told_beside_the_rest(
 ) -> None:
     assert run(tmp_path, records=[record(0, "8b03"), bare(1)]) == 1
     out, error = capsys.readouterr()
-    assert "1 exits from 1 call sites: 0 would oops" in out
-    assert "1 of 2 accesses were not judged" in error
+    assert "1 exit from 1 call site: 0 would oops" in out
+    assert "not judged: 1 of 2 accesses" in error
     assert run(tmp_path, "--json", records=[record(0, "0103"), bare(1)]) == 3
     assert json.loads(capsys.readouterr().out)["unjudged"] == 1
 
@@ -288,4 +288,4 @@ def test_all_profiles_agree_that_a_site_would_do(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path, "--profile", "all") == 0
-    assert "1 exits from 1 call sites\n" in capsys.readouterr().out
+    assert "1 exit from 1 call site\n" in capsys.readouterr().out

@@ -93,7 +93,7 @@ def test_what_has_no_width_is_left_out(tmp_path: Path, capsys: Output) -> None:
     ]  # fmt: skip
     waves(tmp_path, records)
     told = capsys.readouterr().err
-    assert "0 accesses written" in told and "1 accesses left out: vcd has no place" in told
+    assert "0 accesses written" in told and "1 access left out: vcd has no place" in told
 
 
 def test_a_trace_that_can_be_read_once_is_refused(

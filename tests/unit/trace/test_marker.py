@@ -12,6 +12,7 @@ import trace_sample as sample
 from tracer.cli import main
 from tracer.query.sieve import Sieve
 from tracer.query.words import choose
+from tracer.text.amount import counted
 from tracer.trace.loss import Losses
 from tracer.trace.marker import Stretch, is_marker, names_stretch
 from tracer.trace.phase import PhaseTracker
@@ -258,7 +259,7 @@ def test_accesses_between_marks(
     out = shown(capsys, "diff", trace, trace, *arguments)
     assert f"nvme: {len(numbers)} alike" in out
     assert main.main(["audit", trace, *arguments]) == 1
-    assert f"of its {len(numbers)} accesses" in capsys.readouterr().err
+    assert f"of its {counted(len(numbers), 'access')}: " in capsys.readouterr().err
 
 
 def test_notes_outside_of_the_stretch_are_not_shown(trace: str, capsys: Output) -> None:
