@@ -158,14 +158,14 @@ def registers_table(summary: Summary, limit: int | None = None) -> Table:
     table = made_table("region", "offset", "register", "accesses", texts=3)
     for (region, offset, register), count in _most(summary.registers, limit):
         known = summary.regions.get(region)  # none of the row that tells of the others
-        told = [register]
+        told, where = [register], offset
         if known is not None and known.space not in ("memory", "port"):
             number = int(offset, 16)
             told = [register or bare_name(known.space, number)]
-            offset = spot(known.space, number)
+            where = spot(known.space, number).removeprefix("+")
         for breach, times in summary.breaches_of((region, offset, register)).items():
             told.append(f"({breach}, {_AGAINST[breach]}: {times:,})")
-        _row(table, region, offset, " ".join(told), count)
+        _row(table, region, where, " ".join(told), count)
     return table
 
 
@@ -219,7 +219,7 @@ def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
             site.exits,
             f"{site.exits / total:.1%}",
             f"{site.place.function}{offset}" if site.place.function else hex(site.rip),
-            site.place.module or "kernel",
+            site.place.module or ("kernel" if site.place.function else ""),
             site.text,
             *map(_outcome, row),
         )

@@ -299,11 +299,15 @@ def test_tables_tell_inputs_by_their_numbers() -> None:
     result.add(sample.ports("serial"))
     for access, *_ in INPUTS:
         result.add(sample.inputs(0, access))
+    for access in (sample.irq(0x23), sample.msi(0xFEE01004, 0x23), sample.msi(0, None)):
+        result.add(sample.inputs(0, access))
     rows = [line.split() for line in drawn(tables.registers_table(result)).splitlines()]
+    assert ["irq", "0x23", "1"] in rows
+    assert ["msi", "0xfee01004", "1"] in rows and ["msi", "?", "1"] in rows
     assert ["serial", "0x5", "1"] in rows and ["port", "0x80", "1"] in rows
     assert ["msr", "0xc0000080", "1"] in rows and ["tsc", "1"] in rows
     assert ["cpuid", "0x7.1", "EAX", "1"] in rows and ["cpuid", "0x80000008.0", "EDX", "1"] in rows
-    assert "… 4 more" in drawn(tables.registers_table(result, 2))
+    assert "… 7 more" in drawn(tables.registers_table(result, 2))
     text = drawn(tables.closing_table(result))
     rows = [line.split() for line in text.splitlines()]
     assert ["region", "reads", "writes", "emulated", "monitor", "stepped", "call", "sites"] in rows
