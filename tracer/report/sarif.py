@@ -46,7 +46,7 @@ def _run(audit: Audit, header: Header, trace: str, version: str) -> dict[str, An
         "tool": {"driver": {"name": "vetrace", "version": version, "rules": rules}},
         "automationDetails": {"id": f"vetrace-audit/{audit.profile.name}"},
         "artifacts": [{"location": {"uri": _uri(trace)}, "roles": ["analysisTarget"]}],
-        "results": list(_results(audit, header)),
+        "results": list(_results(audit, header, trace)),
         "columnKind": "unicodeCodePoints",
         "properties": {
             "profile": audit.profile.name,
@@ -58,7 +58,7 @@ def _run(audit: Audit, header: Header, trace: str, version: str) -> dict[str, An
     }
 
 
-def _results(audit: Audit, header: Header) -> Iterator[dict[str, Any]]:
+def _results(audit: Audit, header: Header, trace: str) -> Iterator[dict[str, Any]]:
     numbers = {name: index for index, (name, *_) in enumerate(_RULES)}
     for site in audit.sites:
         differs = site.verdict.outcome == "emulated" and bool(site.verdict.note)
@@ -72,7 +72,7 @@ def _results(audit: Audit, header: Header) -> Iterator[dict[str, Any]]:
             "ruleIndex": numbers[rule],
             "level": "error" if site.fatal else "warning",
             "message": {"text": f"{name}: {_shown(site.text)}: {_shown(why or rule)}"},
-            "locations": [_location(site, name, header)],
+            "locations": [_location(site, name, header, trace)],
             "occurrenceCount": site.exits,
             "partialFingerprints": {
                 "vetraceSite/v1": f"{name} {site.code.hex()}"
@@ -85,19 +85,21 @@ def _results(audit: Audit, header: Header) -> Iterator[dict[str, Any]]:
         }  # fmt: skip
 
 
-# A trace has no lines of a source: the place is one in a binary, the kernel's or a module's.
-def _location(site: Site, name: str, header: Header) -> dict[str, Any]:
-    binary = site.place.module or header.kernel
+# A trace has no lines of a source: the place is one in a binary, the kernel's or a module's. What
+# has no symbol, as firmware and programs have none, is known from the trace alone.
+def _location(site: Site, name: str, header: Header, trace: str) -> dict[str, Any]:
+    binary = site.place.module or (header.kernel if site.place.function else trace)
     address: dict[str, Any] = {"fullyQualifiedName": name, "kind": "instruction"}
     if site.offset:
         address["offsetFromParent"] = int(site.offset, 16)
-    logical = {"fullyQualifiedName": name, "kind": "function"}
-    if site.place.function is not None:
-        logical["name"] = _shown(site.place.function)
-    return {
-        "physicalLocation": {"artifactLocation": {"uri": _uri(binary)}, "address": address},
-        "logicalLocations": [logical],
+    location: dict[str, Any] = {
+        "physicalLocation": {"artifactLocation": {"uri": _uri(binary)}, "address": address}
     }
+    if site.place.function is not None:
+        function = _shown(site.place.function)
+        logical = {"name": function, "fullyQualifiedName": name, "kind": "function"}
+        location["logicalLocations"] = [logical]
+    return location
 
 
 def _name(site: Site) -> str:

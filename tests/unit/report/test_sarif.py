@@ -68,6 +68,20 @@ def test_what_would_not_survive_is_a_result(tmp_path: Path, capsys: Output) -> N
     assert run["artifacts"][0]["location"]["uri"].endswith("/run%201%25.vtrace")
 
 
+def test_code_without_a_symbol_is_in_no_kernel(tmp_path: Path, capsys: Output) -> None:
+    (region, atomic, *_), path = sites(), tmp_path / "run.vtrace"
+    sample.write(path, [region, replace(atomic, symbol=None), sample.end(2)])
+    assert main.main(["audit", str(path), "--sarif"]) == 3
+    log = json.loads(capsys.readouterr().out)
+    jsonschema.validate(log, json.loads(SCHEMA.read_text()))
+    (place,) = log["runs"][0]["results"][0]["locations"]
+    assert place["physicalLocation"]["artifactLocation"]["uri"].endswith("/run.vtrace")
+    assert "logicalLocations" not in place
+    assert main.main(["audit", str(path)]) == 3
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if " 2 " in line)
+    assert row.split()[2:4] == ["0xffffffff81234567", "lock"], "which module is not known"
+
+
 def test_each_profile_is_a_run(tmp_path: Path, capsys: Output) -> None:
     _, log = audited(tmp_path, capsys, "--profile", "all")
     names = [run["automationDetails"]["id"] for run in log["runs"]]
