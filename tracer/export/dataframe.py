@@ -25,6 +25,7 @@ _COLUMNS = {
     "symbol": "String",
     "code": "Binary",
     "text": "String",
+    "device": "String",
     "region": "String",
     "offset": "UInt64",
     "register": "String",
@@ -42,6 +43,8 @@ _COLUMNS = {
     "space": "String",
     "cause": "String",
     "source": "String",
+    "note": "String",
+    "agrees": "Boolean",
 }
 """The columns, with the names of polars' types."""
 

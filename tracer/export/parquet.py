@@ -50,6 +50,8 @@ SCHEMA = pa.schema(
         ("space", _NAME),
         ("cause", _NAME),
         ("source", _NAME),
+        ("note", _NAME),
+        ("agrees", pa.bool_()),
     ]
 )
 """The columns; names and values are null where not known."""

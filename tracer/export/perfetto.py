@@ -91,6 +91,8 @@ class _Output:
             "phase": event.phase,
             "device": _text(access.device),
             "skipped": "true" if access.skipped else None,
+            "note": record.note,
+            "agrees": "false" if record.agrees is False else None,
         }
         kind = "mmio" if memory else access.space
         self._instant(track, record.time_ns, name.rstrip(), kind, texts, {"seq": event.seq})

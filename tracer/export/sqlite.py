@@ -57,6 +57,8 @@ _COLUMNS = {
     "space": "TEXT NOT NULL",
     "cause": "TEXT",
     "source": "TEXT",
+    "note": "TEXT",
+    "agrees": "INTEGER",
     "stack": "INTEGER",
     "breach": "TEXT",
 }

@@ -14,7 +14,7 @@ from tracer.query.course import Changes, Marks
 from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.flat import Stacks
 from tracer.trace.member import Space
-from tracer.trace.name import RegionNames
+from tracer.trace.name import RegionNames, device_of
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, LostRecord, Mark, MemoryAccess, UserRecord
 from tracer.trace.summary import mnemonic
@@ -140,11 +140,6 @@ def low(address: int | None) -> int | None:
 def high(address: int | None) -> int | None:
     """Return the subleaf, likewise."""
     return None if address is None else address >> 32
-
-
-def device_of(region: str, owners: tuple[str, ...]) -> str:
-    """Return the name of a region's device, by default what stands before a dot."""
-    return owners[0] if owners else region.partition(".")[0]
 
 
 class _Finders(dict[str, Callable[[Recorded], Fact]]):

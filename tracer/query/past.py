@@ -11,7 +11,6 @@ from tracer.query.condition.vocabulary import OWNERS, SITE, Facts
 from tracer.query.facts import (
     Partial,
     Recorded,
-    device_of,
     function,
     high,
     low,
@@ -20,6 +19,7 @@ from tracer.query.facts import (
     with_functions,
 )
 from tracer.trace.member import Space
+from tracer.trace.name import device_of
 from tracer.trace.summary import mnemonic
 from tracer.trace.tape import Kind
 

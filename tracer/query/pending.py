@@ -79,10 +79,7 @@ class PendingFacts(WaitingFacts):
     @property
     def owners(self) -> tuple[str, ...]:
         """Return every name that stands for a device which the region belongs to."""
-        transfer = self.pending.transfer
-        if transfer.region is None:
-            return (UNASSIGNED,) if transfer.place is None else (transfer.place[0],)
-        return transfer.region.owners
+        return _owners(self.pending)
 
     @property
     def continues(self) -> bool:
@@ -123,7 +120,14 @@ def event_of(pending: Pending, named: Named | None = None, phase: str | None = N
         after={},
         cause=pending.cause,
     )
-    return Event(pending.seq, record, access, phase, named)
+    return Event(pending.seq, record, access, phase, named, device=_owners(pending)[0])
+
+
+def _owners(pending: Pending) -> tuple[str, ...]:
+    transfer = pending.transfer
+    if transfer.region is None:
+        return (UNASSIGNED,) if transfer.place is None else (transfer.place[0],)
+    return transfer.region.owners
 
 
 def _text(pending: Pending) -> str:

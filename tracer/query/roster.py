@@ -10,12 +10,12 @@ from tracer.devices.map import RegisterMap, fits_register
 from tracer.errors import ConditionError, UsageError
 from tracer.query.condition import Condition, Expression
 from tracer.query.condition.lexicon import Lexicon
-from tracer.query.facts import device_of, function, module
+from tracer.query.facts import function, module
 from tracer.query.words import Selection
 from tracer.trace.flat import Stacks
 from tracer.trace.marker import Stretch
 from tracer.trace.met import Met, check_marks, check_offset
-from tracer.trace.name import RegionNames
+from tracer.trace.name import RegionNames, device_of
 from tracer.trace.phase import PHASES
 
 REGISTER_END = re.compile(r"[,+]|\.\.")

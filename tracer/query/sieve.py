@@ -105,6 +105,10 @@ class Sieve:
         """
         return self._asks_each or any(map(self._naming.follows, record.accesses))
 
+    def device_of(self, region: str) -> str:
+        """Return the name of the device that a region belongs to."""
+        return self._naming.device_of(region)
+
     def can_be_in(self, region: str) -> bool:
         """Tell whether an access to a region can be wanted, whatever else it is."""
         if self._condition is None:

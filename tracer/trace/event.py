@@ -17,6 +17,7 @@ from tracer.trace.call import CallRecord, SharedRecord
 from tracer.trace.loss import Losses
 from tracer.trace.marker import is_marker
 from tracer.trace.member import Space
+from tracer.trace.name import device_of
 from tracer.trace.naming import Naming
 from tracer.trace.phase import PhaseTracker
 from tracer.trace.queue import QueueRecord
@@ -28,7 +29,8 @@ from tracer.trace.waiting import WaitRecord
 class Event(msgspec.Struct, frozen=True):
     """Hold one device access with the record it is of, its number, and its phase, if known.
 
-    ``named`` is the register that it is to, None where that has no name. ``mark`` is the text of
+    ``named`` is the register that it is to, None where that has no name, ``device`` the device
+    that its region belongs to. ``mark`` is the text of
     the marker before it, None where there was none. ``lost`` is how many events were lost since the
     access before it, None where that is not known.
     """
@@ -40,6 +42,7 @@ class Event(msgspec.Struct, frozen=True):
     named: Named | None = None
     mark: str | None = None
     lost: int | None = 0
+    device: str = ""
 
     @property
     def space(self) -> Space:
@@ -64,6 +67,9 @@ class Chooser(Protocol):
 
     def wanted(self, record: Record) -> list[tuple[int, MemoryAccess]]:
         """Return the device accesses of the next record that are chosen, with their numbers."""
+
+    def device_of(self, region: str) -> str:
+        """Return the name of the device that a region belongs to."""
 
 
 class Everything:
@@ -91,6 +97,10 @@ class Everything:
         self.named = [None if naming is None else naming.add(access) for _, access in made]
         return made
 
+    def device_of(self, region: str) -> str:
+        """Return the name of the device that a region belongs to."""
+        return device_of(region) if self._naming is None else self._naming.device_of(region)
+
 
 class Events:
     """Make events of the accesses that a chooser wants, by default of all, as records come.
@@ -114,7 +124,8 @@ class Events:
         self._losses = None
         events = []
         for (seq, access), named in zip(wanted, chooser.named, strict=True):
-            events.append(Event(seq, record, access, phase, named, mark, lost))
+            device = chooser.device_of(access.region or "")
+            events.append(Event(seq, record, access, phase, named, mark, lost, device))
             lost = 0
         return events
 

@@ -22,12 +22,14 @@ class Access:
     than memory ``physical`` is the number of a port, the index of an MSR, or a leaf of CPUID and
     from bit 32 on its subleaf; ``width`` and
     ``extent`` are in bytes. ``code`` are the instruction's bytes, ``text`` is what they mean,
-    ``register`` the name of what is accessed. ``value`` is what the instruction read or wrote; a
-    ``device_value`` is what the device had where a person or a script changed it, and an access
-    that is ``skipped`` never reached it. ``stack`` has the call sites under way, the innermost
-    first, where stacks were recorded. ``mark`` is the last marker before it, ``lost`` how many
-    events a log lost before it. ``cause`` is what sent an interrupt,
-    ``source`` what sent a message (MSI), whose ``value`` is its data. What is not known is None.
+    ``register`` the name of what is accessed, ``device`` that of the device which the region
+    belongs to. ``value`` is what the instruction read or wrote; a ``device_value`` is what the
+    device had where a person or a script changed it, and an access that is ``skipped`` never
+    reached it. ``stack`` has the call sites under way, the innermost first, where stacks were
+    recorded. ``mark`` is the last marker before it, ``lost`` how many events a log lost before it.
+    ``cause`` is what sent an interrupt, ``source`` what sent a message (MSI), whose ``value`` is
+    its data. ``note`` is what else is worth saying, ``agrees`` whether what a confidential guest
+    asked for is what its instruction makes. What is not known is None.
     """
 
     seq: int
@@ -39,6 +41,7 @@ class Access:
     symbol: str | None
     code: bytes
     text: str
+    device: str
     region: str | None
     offset: int | None
     register: str | None
@@ -56,16 +59,13 @@ class Access:
     space: Space = "memory"
     cause: str | None = None
     source: str | None = None
+    note: str | None = None
+    agrees: bool | None = None
 
     @property
     def function(self) -> str | None:
         """Return the name of the function that made the access."""
         return None if self.symbol is None else self.symbol.partition("+")[0]
-
-    @property
-    def device(self) -> str:
-        """Return the name of the region's device: what stands before a dot."""
-        return (self.region or "").partition(".")[0]
 
 
 class Stacks:
@@ -102,6 +102,7 @@ def flat(event: Event, stacks: Stacks) -> Access:
         symbol=record.symbol,
         code=record.code,
         text=record.text,
+        device=event.device,
         region=access.region,
         offset=access.offset,
         register=event.named.text if event.named is not None else None,
@@ -119,6 +120,8 @@ def flat(event: Event, stacks: Stacks) -> Access:
         space=access.space,
         cause=None if access.space == "msi" else record.cause,
         source=record.cause if access.space == "msi" else None,
+        note=record.note,
+        agrees=record.agrees,
     )
 
 

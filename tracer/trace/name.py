@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
 
 from tracer.trace.record import Record, RegionRecord
@@ -47,6 +47,14 @@ def names_region(pattern: str, region: str, owners: Collection[str] = ()) -> boo
         or fnmatchcase(region, pattern)
         or names_owner(pattern, owners)
     )
+
+
+def device_of(region: str, owners: Sequence[str] = ()) -> str:
+    """Return the name of a region's device, the first of its owners.
+
+    Where these were never told it is what stands before a dot.
+    """
+    return owners[0] if owners else region.partition(".")[0]
 
 
 def names_owner(pattern: str, owners: Collection[str]) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tracer.devices.map import Named, RegisterMap, RegisterMaps
+from tracer.trace.name import device_of
 from tracer.trace.record import MemoryAccess, Record, RegionRecord
 from tracer.x86.bus import Direction
 
@@ -65,7 +66,7 @@ class Naming:
     def device_of(self, region: str) -> str:
         """Return the name of the device that a region belongs to."""
         told = self._told.get(region)
-        return told[1] if told is not None else region.rpartition(".")[0] or region
+        return device_of(region) if told is None else told[1]
 
     def map_of(self, region: str) -> RegisterMap | None:
         """Return the map of a region, or None where there is none."""

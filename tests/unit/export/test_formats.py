@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trace_sample as sample
+from msgspec.structs import replace
 
 from tracer.cli import main
 from tracer.trace.record import Intercept, MemoryAccess
@@ -103,6 +104,38 @@ def test_a_table_tells_the_space_of_each_access(tmp_path: Path) -> None:
         *[("cpuid", 7 | 1 << 32)] * 4,
     ]  # fmt: skip
     assert rows[-1]["offset"] == 16 * (7 | 1 << 32) + 12
+
+
+# What a confidential guest asked for is not what its instruction makes, and a rule had its say.
+NOTED = replace(
+    sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1), via="guest"),
+    note="by rule 1", agrees=False,
+)  # fmt: skip
+
+
+def noted(tmp_path: Path, form: str) -> Path:
+    trace, result = tmp_path / "run.vtrace", tmp_path / "result"
+    sample.write(trace, [sample.region("nvme"), NOTED, *sample.RECORDS[7:8], sample.end(2)])
+    assert main.main(["export", str(trace), "--format", form, "-o", str(result)]) == 0
+    return result
+
+
+def test_a_table_has_notes_and_whether_a_guest_asked_as_its_code_does(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    rows = parquet.read_table(noted(tmp_path, "parquet")).to_pylist()
+    told = [("by rule 1", False), (None, None)]
+    assert [(row["note"], row["agrees"]) for row in rows] == told
+    with sqlite3.connect(noted(tmp_path, "sqlite")) as database:
+        assert database.execute("SELECT note, agrees FROM access").fetchall() == told
+
+
+def test_a_perfetto_trace_has_them_as_arguments(tmp_path: Path) -> None:
+    protos = pytest.importorskip("perfetto.protos.perfetto.trace.perfetto_trace_pb2")
+    trace = protos.Trace.FromString(noted(tmp_path, "perfetto").read_bytes())
+    events = [p.track_event for p in trace.packet if p.HasField("track_event")]
+    first, second = ({a.name: a.string_value for a in e.debug_annotations} for e in events)
+    assert (first["note"], first["agrees"]) == ("by rule 1", "false")
+    assert not {"note", "agrees"} & set(second)
 
 
 def test_a_perfetto_trace_names_inputs_by_their_numbers(tmp_path: Path) -> None:

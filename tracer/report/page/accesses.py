@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 
 from tracer.confidential.hypercall import may_ask
 from tracer.devices.map import Named
-from tracer.query.facts import causes, covered, device_of, function, module, site, sources
+from tracer.query.facts import causes, covered, function, module, site, sources
 from tracer.report.page.column import column, rising, text
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks
 from tracer.trace.fold import Fold, Folder
 from tracer.trace.lines import note_line
 from tracer.trace.marker import PHASE, is_marker
+from tracer.trace.name import device_of
 from tracer.trace.record import Intercept, Mark, MemoryAccess, UserRecord
 from tracer.trace.registers import made
 from tracer.trace.summary import mnemonic
