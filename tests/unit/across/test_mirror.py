@@ -59,7 +59,8 @@ TESTED_BY = {
     " cli/interactive cli/parser cli/regions cli/replay cli/stats"
     " cli/terminal cli/verify",
     "devices/test_description": "cli/register_import devices/description/ipxact"
-    " devices/description/markup devices/description/rdl devices/description/svd devices/writing",
+    " devices/description/markup devices/description/rdl devices/description/svd"
+    " devices/description/svd_elements devices/writing",
     "devices/test_file": "devices/table",
     "devices/test_map": "devices/tree",
     "export/test_formats": "cli/extra cli/output export/parquet export/perfetto trace/flat",

@@ -269,6 +269,84 @@ def test_a_broken_file_is_told_in_one_line(
     assert why in said and "broken" in said
 
 
+FIELD = "<field><name>F</name><bitOffset>0</bitOffset>{}</field>"
+REGISTER = "<register><name>CR</name><addressOffset>4</addressOffset>{}</register>"
+
+
+@pytest.mark.parametrize(
+    ("inside", "why"),
+    [
+        (REGISTER.replace("4", "4x").format(""),
+         "peripheral UART: register CR: addressOffset is 4x, which is no number"),
+        (REGISTER.replace("4", "-4").format(""), "CR: addressOffset is -4, which is no number"),
+        (REGISTER.replace("4", " ").format(""), "CR: addressOffset is empty"),
+        (REGISTER.replace("4", "9" * 5000).format(""), "which is no number"),
+        (REGISTER.format("<name>CR2</name>"), "register CR: it has 2 times name"),
+        (REGISTER.format("<size>wide</size>"), "register CR: size is wide, which is no number"),
+        (REGISTER.format(f"<fields>{FIELD.format('<bitWidth>1.5</bitWidth>')}</fields>"),
+         "peripheral UART: register CR: field F: bitWidth is 1.5, which is no number"),
+        (REGISTER.format("<fields><field><bitOffset>0</bitOffset></field></fields>"),
+         "peripheral UART: register CR: a field has no name"),
+        (f"<cluster><name>C</name>{REGISTER.format('<dim>x</dim>')}</cluster>",
+         "peripheral UART: cluster C: register CR: dim is x, which is no number"),
+        ("<cluster><name>C</name>" * 600 + "</cluster>" * 600, "too deep within each other"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_in_an_svd_is_told_with_its_place(
+    tmp_path: Path, capsys: Output, inside: str, why: str
+) -> None:
+    path = tmp_path / "chip.svd"
+    path.write_text(
+        "<device><name>Chip</name><peripherals><peripheral><name>UART</name>"
+        f"<registers>{inside}</registers></peripheral></peripherals></device>"
+    )
+    assert why in refused(capsys, path)
+
+
+def test_what_tells_of_no_register_may_be_wrong(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "chip.svd"
+    path.write_text(
+        "<device><name>Chip</name><cpu><fpuPresent>perhaps</fpuPresent></cpu><peripherals>"
+        "<peripheral><name>UART</name><interrupt><name>I</name><value>x</value></interrupt>"
+        f"<registers>{REGISTER.format('<resetValue>?</resetValue>')}</registers></peripheral>"
+        "</peripherals></device>"
+    )
+    assert "[register.CR]" in imported(capsys, path)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        ("<spirit:bitOffset>1<", "<spirit:bitOffset>1.5<", ": 1.5 is no number; "),
+        ("<spirit:bitOffset>1<", "<spirit:bitOffset>-1<", ": bitOffset is -1, below 0; "),
+        ("<spirit:bitOffset>1<", "<spirit:bitOffset><", ": a number is empty; "),
+        ("<spirit:access>read-only<", "<spirit:access>now<", ": Invalid value 'now' found"),
+    ],
+)
+def test_what_is_wrong_in_ip_xact_is_told_with_its_place(
+    tmp_path: Path, capsys: Output, before: str, after: str, why: str
+) -> None:
+    path = tmp_path / "chip.xml"
+    text = (DATA / "ipyxact" / "generic_example.xml").read_text()
+    assert before in text
+    path.write_text(text.replace(before, after, 1))
+    said = refused(capsys, path)
+    assert why in said and "addressBlock some_register_map: register " in said
+
+
+def test_what_could_stand_there_is_not_told_by_the_dozen(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "chip.rdl"
+    path.write_text("addrmap x { reg { field {} f; } a @ 0x0 }; ) ;")
+    assert len(refused(capsys, path)) < 200 + len(str(path))
+
+
+def test_a_number_may_be_larger_than_memory(tmp_path: Path, capsys: Output) -> None:
+    path = tmp_path / "chip.rdl"
+    field = f"field {{ encode = E; }} f[{'9' * 30}:0]; "
+    path.write_text(f"enum E {{ A = 1; }}; addrmap x {{ reg {{ {field} }} a; }};")
+    assert "a number in it is larger" in refused(capsys, path)
+
+
 ENTITIES = {
     "a text that doubles itself": "".join(
         f'<!ENTITY {name} "{f"&{before};" * 10}">' for before, name in pairwise("abcdefghi")

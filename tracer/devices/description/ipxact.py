@@ -6,6 +6,7 @@ Ref: IEEE Std 1685-2022 (IP-XACT): ``array``, ``accessPolicies`` and ``fieldAcce
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from math import prod
 from typing import Any
@@ -13,13 +14,18 @@ from xml.etree.ElementTree import Element, SubElement
 
 from peakrdl_ipxact import IPXACTImporter
 from peakrdl_ipxact.importer import get_local_name
-from systemrdl.component import Field, Reg, Regfile
+from systemrdl.compiler import RDLCompiler
+from systemrdl.component import Addrmap, Field, Mem, Reg, Regfile
 from systemrdl.rdltypes.builtin_enums import AccessType
 
 from tracer.devices.writing import cleaned
 
 _POLICIES = ("accessPolicies", "fieldAccessPolicies")
 _REFERENCE = "DefinitionRef"
+_UNSIGNED = frozenset(
+    {"baseAddress", "range", "width", "addressOffset", "size", "bitOffset", "bitWidth"}
+)
+_LONGEST = 40  # characters of a text that is shown
 _MOST_BITS = 1 << 10  # of a register; no array of fields has more members
 
 
@@ -27,8 +33,20 @@ class Importer(IPXACTImporter):  # type: ignore[misc]  # the library has no type
     """Read the memory maps of an IP-XACT file.
 
     What the access policy of any mode allows is allowed; what none allows is left out. A register
-    without fields has one of its whole width. Raises ValueError for what another file defines.
+    without fields has one of its whole width. Raises ValueError for what another file defines;
+    ``within`` are then the elements in which it is, from the outermost on, in words.
     """
+
+    def __init__(self, compiler: RDLCompiler) -> None:
+        super().__init__(compiler)
+        self.within: list[str] = []
+
+    @contextmanager
+    def _inside(self, el: Element) -> Iterator[None]:
+        name = cleaned(self.get_sanitized_element_name(el) or "without a name")
+        self.within.append(f"{get_local_name(el)} {name}")
+        yield
+        self.within.pop()  # not where it fails, as that is the place
 
     def flatten_element_values(self, el: Element) -> dict[str, Any]:
         """Return what the parts of an element say, by their names."""
@@ -41,21 +59,42 @@ class Importer(IPXACTImporter):  # type: ignore[misc]  # the library has no type
             told["dim"] = sizes
         if get_local_name(el) == "register":
             told["child_els"] = list(self._fields(el, told))
+        for kind in sorted(_UNSIGNED & told.keys()):
+            if told[kind] < 0:
+                raise ValueError(f"{kind} is {told[kind]}, below 0")
         return told
+
+    def parse_integer(self, s: str) -> int:
+        """Return what a text says. Raises ValueError, with the text, where that is no number."""
+        try:
+            number: int = super().parse_integer(s)
+        except ValueError:
+            shown = cleaned(s)[:_LONGEST]
+            raise ValueError(f"{shown} is no number" if shown else "a number is empty") from None
+        return number
+
+    def parse_addressBlock(self, addressBlock: Element, name_prefix: str) -> Addrmap | Mem | None:
+        """Return an address block; None where it has nothing."""
+        with self._inside(addressBlock):
+            made: Addrmap | Mem | None = super().parse_addressBlock(addressBlock, name_prefix)
+        return made
 
     def parse_register(self, register: Element) -> Reg | None:
         """Return a register, or an array of them; None where nothing of it can be accessed."""
-        made: Reg | None = self._spaced(super().parse_register(register), register)
+        with self._inside(register):
+            made: Reg | None = self._spaced(super().parse_register(register), register)
         return made
 
     def parse_registerFile(self, el: Element) -> Regfile | None:
         """Return a group of registers, or an array of them; None where it has no register."""
-        made: Regfile | None = self._spaced(super().parse_registerFile(el), el)
+        with self._inside(el):
+            made: Regfile | None = self._spaced(super().parse_registerFile(el), el)
         return made
 
     def parse_field(self, *args: Any) -> Field | None:
         """Return a field; None where it is reserved, or cannot be accessed."""
-        made: Field | None = super().parse_field(*args)
+        with self._inside(args[1]):
+            made: Field | None = super().parse_field(*args)
         return None if made is None or made.properties["sw"] == AccessType.na else made
 
     def _refuse_references(self, el: Element) -> None:

@@ -5,6 +5,7 @@ Ref: SystemRDL 2.0 (Accellera, January 2018); IEEE Std 1685 (IP-XACT).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import product
@@ -30,6 +31,7 @@ from tracer.devices.writing import Described, cleaned, members, settled
 from tracer.errors import UsageError
 from tracer.text.encoding import not_text
 
+_EXPECTED = re.compile(r" expecting \{.{60,}\}$")  # dozens of words that could stand there
 _MOST = 1 << 14  # instances of an array of several dimensions, which are told one by one
 
 
@@ -38,35 +40,47 @@ def described_rdl(path: str, source: str) -> list[Described]:
 
     Where that holds address maps alone, each is a device. Raises UsageError, naming the file.
     """
-    return _compiled(source, lambda compiler: compiler.compile_file(path), every=False)
+    return _compiled(source, lambda compiler, _: compiler.compile_file(path), every=False)
 
 
 def described_ipxact(path: str, source: str) -> list[Described]:
     """Return the address blocks of all memory maps of an IP-XACT file. Raises UsageError."""
     from tracer.devices.description.ipxact import Importer
 
-    return _compiled(source, lambda compiler: Importer(compiler).import_file(path), every=True)
+    def read(compiler: RDLCompiler, messages: _Collector) -> None:
+        importer = Importer(compiler)
+        messages.within = importer.within
+        importer.import_file(path)
+
+    return _compiled(source, read, every=True)
 
 
 class _Collector(MessagePrinter):
+    # What the libraries tell; ``within`` are the elements that are being read, if any are known.
+
     def __init__(self) -> None:
         self.told: list[str] = []
+        self.within: list[str] = []
+
+    def placed(self, text: str) -> str:
+        return ": ".join([*self.within, text])
 
     def print_message(self, severity: Severity, text: str, src_ref: SourceRefBase | None) -> None:
         if severity < Severity.ERROR:
             return
         line = getattr(src_ref, "line", None)
-        self.told.append(cleaned(text) if line is None else f"line {line}: {cleaned(text)}")
+        text = self.placed(_EXPECTED.sub("", cleaned(text)))
+        self.told.append(text if line is None else f"line {line}: {text}")
 
 
 # The last address map of a SystemRDL file holds the others; those of an IP-XACT file are apart.
 def _compiled(
-    source: str, read: Callable[[RDLCompiler], object], *, every: bool
+    source: str, read: Callable[[RDLCompiler, _Collector], object], *, every: bool
 ) -> list[Described]:
     messages = _Collector()
     compiler = RDLCompiler(message_printer=messages)
     try:
-        read(compiler)
+        read(compiler, messages)
         tops = [
             name
             for name, component in compiler.root.comp_defs.items()
@@ -91,12 +105,18 @@ def _compiled(
         raise
     except Exception as error:
         # The libraries tell by these what they cannot read, as does the Perl within a file.
-        told = cleaned(str(error)) or type(error).__name__
+        told = messages.placed(_said(error))
         advice = "give a file that other tools accept"
         raise UsageError(f"{source} cannot be read: {told}; {advice}") from None
     if not found:
         raise UsageError(f"{source} describes no register")
     return found
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, OverflowError | MemoryError):
+        return "a number in it is larger than that of any device"
+    return cleaned(str(error)) or type(error).__name__
 
 
 def _devices(top: AddrmapNode) -> Iterator[Described]:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from itertools import product
 from typing import Any
 from xml.etree import ElementTree
 
 from svd2py.derive import DerivedFromError, resolve_derived_from
 from svd2py.objects import SvdDevice
 
+from tracer.devices.description.svd_elements import Wrong, prepare
 from tracer.devices.tree import Field, Group, Register
 from tracer.devices.writing import Described, cleaned, members, settled
 from tracer.errors import UsageError
@@ -26,11 +26,7 @@ _ACCESS = {
     "read-only": "ro", "write-only": "wo", "read-write": "rw", "writeOnce": "wo",
     "read-writeOnce": "rw",
 }  # fmt: skip
-_BINARY = re.compile(r"(?:#|0[bB])([01xX]+)")
-_SCALED = re.compile(r"\+?(0[xX][0-9a-fA-F]+|[0-9]+)([kmgtKMGT]?)")
 _RANGE = re.compile(r"\[?\s*(\d+)\s*:\s*(\d+)\s*\]?")
-_SCALE = {"": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_MOST_OPEN = 8  # bits of an enumerated value that do not matter, each of which doubles it
 _MOST = 1 << 16  # elements of an array
 
 Element = Mapping[str, Any]
@@ -41,23 +37,21 @@ def described(data: bytes, source: str) -> list[Described]:
     try:
         root = ElementTree.fromstring(data)
         if root.find("peripherals/peripheral") is None:
-            raise _Wrong("it has no peripheral")
-        left = _normalised(root)
+            raise Wrong("it has no peripheral")
+        left = prepare(root)
         parsed = {"device": SvdDevice(root).parse()}
         device = resolve_derived_from(parsed)["device"]
         return list(_peripherals(device, left))
     except DerivedFromError as error:
         raise UsageError(f"{source}: {cleaned(str(error))}") from None
-    except _Wrong as error:
+    except Wrong as error:
         raise UsageError(f"{source}: {error}") from None
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except RecursionError:
+        raise UsageError(f"{source}: its clusters lie too deep within each other") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         # The library tells by these what it cannot read.
         told = cleaned(str(error)) or type(error).__name__
         raise UsageError(f"{source} is no CMSIS-SVD: {told}") from None
-
-
-class _Wrong(Exception):
-    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,51 +65,6 @@ class _Inherited:
             size=element.get("size", self.size),
             access=element.get("access", self.access),
         )
-
-
-# Brings numbers into the forms that the library reads; returns what is left out.
-def _normalised(root: ElementTree.Element) -> list[str]:
-    left = []
-    for parent in root.iter():
-        for element in list(parent):
-            text = (element.text or "").strip()
-            # The library passes over what has no text at all, though it may have elements.
-            element.text = text or ("\n" if len(element) else element.text)
-            binary = _BINARY.fullmatch(text)
-            scaled = _SCALED.fullmatch(text)
-            if binary is not None and "x" in binary[1].lower():
-                continue
-            if binary is not None:
-                element.text = f"#{binary[1]}"
-            elif scaled is not None and element.tag not in ("name", "description", "dimIndex"):
-                number = int(scaled[1], 0 if scaled[1][:2].lower() == "0x" else 10)
-                element.text = str(number << _SCALE[scaled[2].lower()])
-        if parent.tag == "enumeratedValues":
-            left += _opened(parent)
-    return left
-
-
-# An enumerated value with bits that do not matter stands for several.
-def _opened(values: ElementTree.Element) -> list[str]:
-    left = []
-    for element in list(values.findall("enumeratedValue")):
-        text = _BINARY.fullmatch(element.findtext("value") or "")
-        if text is None or "x" not in text[1].lower():
-            continue
-        values.remove(element)
-        parts = [("0", "1") if char in "xX" else (char,) for char in text[1]]
-        if sum(len(part) == 2 for part in parts) > _MOST_OPEN:
-            left.append(f"value {element.findtext('name')} stands for too many numbers")
-            continue
-        for digits in product(*parts):
-            one = ElementTree.SubElement(values, "enumeratedValue")
-            one.text = "\n"
-            for child in element:
-                ElementTree.SubElement(one, child.tag).text = child.text
-            number = one.find("value")
-            assert number is not None
-            number.text = f"#{''.join(digits)}"
-    return left
 
 
 def _peripherals(device: Element, left: list[str]) -> Iterator[Described]:
@@ -154,7 +103,7 @@ def _clusters(cluster: Element, inherited: _Inherited, names: tuple[str, str]) -
         return
     instances = list(_instances(cluster))
     if len(instances) * members(group) > _MOST:
-        raise _Wrong(f"{_name(cluster)} stands for more than {_MOST:,} registers")
+        raise Wrong(f"{_name(cluster)} stands for more than {_MOST:,} registers")
     for name, at in instances:
         name = before + name
         yield replace(group, name=name, prefix=f"{name}.", offset=offset + at)
@@ -218,7 +167,7 @@ def _bits(field: Element) -> tuple[int, int]:
     if "bitRange" in field:
         match = _RANGE.fullmatch(field["bitRange"])
         if match is None:
-            raise _Wrong(f"field {field.get('name')}: {field['bitRange']} is no range of bits")
+            raise Wrong(f"field {field.get('name')}: {field['bitRange']} is no range of bits")
         high, low = int(match[1]), int(match[2])
     elif "lsb" in field:
         low, high = field["lsb"], field.get("msb", field["lsb"])
@@ -226,9 +175,9 @@ def _bits(field: Element) -> tuple[int, int]:
         low = field["bitOffset"]
         high = low + field.get("bitWidth", 1) - 1
     else:
-        raise _Wrong(f"field {field.get('name')} has no bits")
+        raise Wrong(f"field {field.get('name')} has no bits")
     if not 0 <= low <= high:
-        raise _Wrong(f"field {field.get('name')}: bits {high}:{low} are none")
+        raise Wrong(f"field {field.get('name')}: bits {high}:{low} are none")
     return high, low
 
 
@@ -268,14 +217,14 @@ def _instances(element: Element) -> Iterator[tuple[str, int]]:
 def _name(element: Element) -> str:
     name = cleaned(element.get("name"))
     if not name:
-        raise _Wrong("something has no name")
+        raise Wrong("something has no name")
     return name.replace("{", "(").replace("}", ")")
 
 
 def _indices(element: Element) -> list[str]:
     dim, text = element["dim"], element.get("dimIndex")
     if not 0 < dim <= _MOST:
-        raise _Wrong(f"{_name(element)} is there {dim:,} times")
+        raise Wrong(f"{_name(element)} is there {dim:,} times")
     if text is None or "[%s]" in _name(element):
         return [str(index) for index in range(dim)]
     first, dash, last = (part.strip() for part in text.partition("-"))
@@ -287,7 +236,7 @@ def _indices(element: Element) -> list[str]:
     else:
         found = [part.strip() for part in text.split(",")]
     if len(found) != dim:
-        raise _Wrong(f"{_name(element)} is there {dim} times, and its dimIndex is {text[:40]}")
+        raise Wrong(f"{_name(element)} is there {dim} times, and its dimIndex is {text[:40]}")
     return found
 
 
