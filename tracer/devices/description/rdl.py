@@ -56,7 +56,7 @@ def described_ipxact(path: str, source: str) -> list[Described]:
 
 
 class _Collector(MessagePrinter):
-    # What the libraries tell; ``within`` are the elements that are being read, if any are known.
+    # The libraries tell here; ``within`` are the elements that are being read, if any are known.
 
     def __init__(self) -> None:
         self.told: list[str] = []
