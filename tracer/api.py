@@ -37,8 +37,10 @@ from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
+from tracer.host.named_file import file_named
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
+from tracer.host.typed import typed
 from tracer.launch.plan import (
     WITHOUT_RING,
     Plan,
@@ -159,6 +161,7 @@ class Trace:
         return self._opened.pop()
 
 
+@typed
 def open_trace(path: Path | str, *, registers: Sequence[Path | str] = ()) -> Trace:
     """Open a trace file, compressed or not; ``-`` is standard input, which is read once.
 
@@ -168,6 +171,7 @@ def open_trace(path: Path | str, *, registers: Sequence[Path | str] = ()) -> Tra
     return Trace(path, library.load([Path(file) for file in registers]))
 
 
+@typed
 @contextlib.contextmanager
 def boot(
     *,
@@ -247,7 +251,7 @@ def boot(
         inputs=parse_inputs(inputs) if inputs else frozenset(),
         from_reset=from_reset,
         realtime=realtime,
-        qemu_log=None if qemu_log is None else Path(qemu_log).absolute(),
+        qemu_log=None if qemu_log is None else file_named(qemu_log).absolute(),
         extra=tuple(qemu_args),
         exit_ok=exit_ok,
         console=console_at,
@@ -261,7 +265,7 @@ def boot(
     maps = library.load([Path(file) for file in registers])
     booted = _booted(
         plans, [launch(each, console, progress) for each in plans], progress, Naming(maps),
-        _path(output), asked, stacks=stacks, queues=queues, ring=slots,
+        _output(output), asked, stacks=stacks, queues=queues, ring=slots,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
         yield booted_guest
@@ -382,6 +386,10 @@ def _beside(context: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
 
 def _path(name: Path | str | None) -> Path | None:
     return None if name is None else Path(name)
+
+
+def _output(name: Path | str | None) -> Path | None:
+    return None if name is None else file_named(name)
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -301,7 +301,7 @@ class TracedRun:
             if not (self._args.quiet or self._wish.asked):
                 show = json_printer if self._args.json else LinePrinter
                 session.subscribers.append(show(self._naming))
-            outcome = "interrupted"
+            outcome, in_order = "interrupted", False
             try:
                 if self._wish.asked:
                     control = Control(session)
@@ -310,6 +310,7 @@ class TracedRun:
                     control, run = None, partial(self._unattended, session, guest)
                 await self._trap(session, guest, stack, whole=whole)
                 yield run
+                in_order = True
                 outcome = session.outcome if control is None else control.outcome or outcome
                 if self._recorded is not None and outcome == "poweroff":
                     self._recorded.finish()
@@ -325,12 +326,14 @@ class TracedRun:
                 outcome = f"failed: {type(error).__name__}: {error}"
                 raise
             finally:
-                with contextlib.suppress(TracerError):
+                try:
                     # The disk may be full, which is then on its way as an error already.
-                    if guest.qemu_log is not None:
-                        session.mark_log(LOG_END)
-                    session.end(outcome)
-                self._close(session)
+                    with contextlib.nullcontext() if in_order else contextlib.suppress(TracerError):
+                        if guest.qemu_log is not None:
+                            session.mark_log(LOG_END)
+                        session.end(outcome)
+                finally:
+                    self._close(session)
 
     def _tell_waiting(self, session: Session, *, told: bool) -> None:
         # Lines come first; who ends a guest for its time has told them.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from tracer.errors import UsageError
 from tracer.trace.flat import Access, check_fits
@@ -60,6 +60,8 @@ def dataframe(accesses: Iterable[Access], library: Library | None = None) -> Any
     tables = _library(library)
     columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
     for access in accesses:
+        if not isinstance(access, Access):
+            raise UsageError(f"{access!r:.60} is no access, as iterating over a trace gives them")
         check_fits(access)
         for name, column in columns.items():
             column.append(getattr(access, name))
@@ -75,6 +77,9 @@ def dataframe(accesses: Iterable[Access], library: Library | None = None) -> Any
 
 
 def _library(wanted: Library | None) -> Any:
+    if wanted not in (None, *get_args(Library)):
+        known = " and ".join(get_args(Library))
+        raise UsageError(f"{wanted!r:.60} has no data frames: {known} have")
     for name in ("polars", "pandas") if wanted is None else (wanted,):
         try:
             return import_module(name)

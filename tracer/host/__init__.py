@@ -13,6 +13,7 @@ __all__ = (
     "signals",
     "streams",
     "textfile",
+    "typed",
     "undo_log",
     "whole_file",
 )

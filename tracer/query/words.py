@@ -82,7 +82,9 @@ def chosen(words: Words, conditions: tuple[str, ...] = ()) -> Selection:
     return Selection(joined([*flags, *typed, *changes]), (*flags, *changes), tuple(typed))
 
 
-def _typed(text: str) -> Condition:
+def _typed(text: object) -> Condition:
+    if not isinstance(text, str):
+        raise UsageError(f"{text!r} is no condition: a text such as 'register == CC' is one")
     condition = parse(text)
     if "count" in condition.names:
         column = text.index("count") + 1
@@ -103,6 +105,8 @@ def _long_forms(words: Words) -> list[str]:
 def _any_of(long: Callable[[str], str], asked: object) -> str:
     several = asked if isinstance(asked, list | tuple) else (asked,)
     forms = [long(str(each)) for each in several]
+    if not forms:
+        raise UsageError("a filter that chooses from nothing fits nothing: leave it out")
     return forms[0] if len(forms) == 1 else " or ".join(f"({form})" for form in forms)
 
 

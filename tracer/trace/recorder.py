@@ -10,6 +10,8 @@ from typing import Self, get_args
 from msgspec.structs import replace
 
 from tracer.compiled.layout import SLOT_SIZE
+from tracer.errors import TraceError
+from tracer.text.file_error import unwritten
 from tracer.trace import codec
 from tracer.trace.block import Blocks
 from tracer.trace.compiled import BlockRecord, PlacesRecord, SiteRecord
@@ -73,7 +75,7 @@ class FlightRecorder:
 
     def _turn(self) -> None:
         self._writer.close()
-        self._path.replace(self._earlier)
+        _rename(self._path, self._earlier)
         self._before = self._part.accesses
         self._writer = TraceWriter(self._path, self._header)
         self._part = _Part(self._writer, self._state)
@@ -88,10 +90,25 @@ class FlightRecorder:
         self._writer.close()
         files = [self._path] if self._before is None else [self._earlier, self._path]
         whole = earlier_of(self._earlier)
-        with TraceWriter(whole, self._header) as writer:
-            _cut(files, surplus, writer, end)
-        whole.replace(self._path)
+        try:
+            with TraceWriter(whole, self._header) as writer:
+                _cut(files, surplus, writer, end)
+            _rename(whole, self._path)
+        except BaseException as error:
+            whole.unlink(missing_ok=True)
+            if isinstance(error.__cause__, OSError):
+                why = unwritten(f"the end of trace {self._path}", error.__cause__)
+                there = " and ".join(map(str, files))
+                raise TraceError(f"{why}; its last accesses are safe in {there}") from error
+            raise
         self._earlier.unlink(missing_ok=True)
+
+
+def _rename(path: Path, to: Path) -> None:
+    try:
+        path.replace(to)
+    except OSError as error:
+        raise TraceError(unwritten(f"trace {to}", error)) from error
 
 
 class _State:

@@ -131,6 +131,7 @@ def test_a_trace_is_chosen_from_and_iterated_over_again_and_again(path: Path) ->
         ({"value": "2/1"}, "2/1 has bits outside its mask"),
         ({"time": "2"}, "2 is no span"),
         ({"vcpu": -1}, "-1 is no vCPU: it is below 0"),
+        ({"region": []}, "a filter that chooses from nothing fits nothing"),
     ],
 )
 def test_a_word_that_says_nothing_is_refused_at_once(path: Path, words: Any, told: str) -> None:
@@ -257,6 +258,27 @@ def test_the_library_that_is_installed_is_taken(
         trace.to_dataframe()
     with pytest.raises(UsageError, match="needs pandas, which is not installed"):
         trace.to_dataframe("pandas")
+
+
+def test_what_is_of_another_kind_is_told_at_once(path: Path) -> None:
+    trace: Any = open_trace(path)
+    anything: Any = 5
+    with pytest.raises(UsageError, match=r"5 is no condition: a text such as"):
+        trace.where(anything)
+    with pytest.raises(UsageError, match=r"^'numpy' has no data frames: polars and pandas have$"):
+        trace.to_dataframe("numpy")
+    with pytest.raises(UsageError, match=r"^5 is no access"):
+        to_dataframe([anything])
+    with pytest.raises(UsageError, match=r"^path is 5, and takes"):
+        open_trace(anything)
+    with pytest.raises(UsageError, match=r"^registers is 'x.toml', and takes Sequence"):
+        open_trace(path, registers="x.toml")
+    with pytest.raises(UsageError, match=r"^memory is 5, and takes"):
+        boot(memory=anything)
+    for name in ("output", "qemu_log"):
+        wrong: Any = {name: "nof/"}
+        with pytest.raises(UsageError, match=r"cannot write nof/: Is a dir"), boot(**wrong):
+            pass
 
 
 def test_a_table_has_a_column_for_each_member() -> None:

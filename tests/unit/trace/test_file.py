@@ -11,8 +11,6 @@ import subprocess
 import sys
 import textwrap
 import tracemalloc
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -20,6 +18,7 @@ import msgspec
 import pytest
 import trace_sample as sample
 import zstandard
+from full_disk import room_for
 
 from tracer.check.replay import Replay
 from tracer.errors import TraceError
@@ -351,16 +350,6 @@ def test_a_full_disk_is_one_clear_error() -> None:
 
 
 # The limit on a file's size cuts a write short in the middle of a record, as a full disk does.
-@contextmanager
-def room_for(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_what_did_not_fit_is_taken_back(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import trace_sample as sample
 from block_sample import DEVICE, LINEAR, PLACES, REGION, block, row, site
+from full_disk import room_for
 
 from tracer.check.replay import Replay
 from tracer.cli import main
+from tracer.errors import TraceError
 from tracer.text.amount import counted
 from tracer.trace.compiled import BlockRecord
 from tracer.trace.loss import Losses
@@ -195,3 +197,19 @@ def test_what_cannot_be_meant_is_told_in_a_line(
     assert main.main(["boot", "--kernel", "/nowhere", *options]) in (1, 2)
     told = capsys.readouterr().err
     assert why in told
+
+
+def test_a_disk_that_is_full_at_the_end_leaves_the_last_accesses(tmp_path: Path) -> None:
+    path = tmp_path / "t.vtrace"
+    files = [earlier_of(path), path]
+    *lines, end = run(100, blocks=False)
+    with FlightRecorder(path, sample.HEADER, 30) as recorder:
+        for line in lines:
+            recorder.append(line)
+        before = [file.read_bytes() for file in files]
+        with room_for(max(map(len, before)) + 10), pytest.raises(TraceError) as caught:
+            recorder.append(end)
+    assert str(caught.value).startswith(f"cannot write the end of trace {path}: File too large; ")
+    assert str(caught.value).endswith(f"; its last accesses are safe in {files[0]} and {files[1]}")
+    assert [file.read_bytes() for file in files] == before
+    assert sorted(tmp_path.iterdir()) == sorted(files)
