@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain, count
 from typing import IO, Any
 
 from vcd.writer import VCDWriter
@@ -63,8 +64,8 @@ def _write_changes(
     taken: set[tuple[tuple[str, ...], str]] = set()
 
     def unused(scope: tuple[str, ...], name: str) -> str:
-        numbers = (f"{name}_{number}" for number in range(2, len(taken) + 3))
-        found = next(each for each in (name, *numbers) if (scope, each) not in taken)
+        numbered = (f"{name}_{number}" for number in count(2))
+        found = next(each for each in chain([name], numbered) if (scope, each) not in taken)
         taken.add((scope, found))
         return found
 
