@@ -126,7 +126,14 @@ class GuestCrashed(GuestError):
 
 
 class GuestHung(GuestError):
-    """Report a guest that did not end in the time that it was given."""
+    """Report a guest that did not end in the time that it was given.
+
+    ``reason`` says so, without ``where`` one reads what it did last.
+    """
+
+    def __init__(self, reason: str = "", where: str = "") -> None:
+        super().__init__(f"{reason}: {where}" if where else reason)
+        self.reason = reason
 
 
 class DebuggerError(TracerError):

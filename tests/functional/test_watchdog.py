@@ -46,8 +46,8 @@ def told(done: Run, limit: str) -> list[str]:
     """What was told of a run that a limit ended, in a trace that is whole."""
     assert done.status == 1, done.err
     assert "Traceback" not in done.err
-    error = f"{OVER} {limit}: what it did last is above"
-    assert f"vetrace: {error}" in done.err.splitlines()
+    error = f"{OVER} {limit}"
+    assert f"vetrace: {error}: what it did last is above" in done.err.splitlines()
     if done.trace.exists():
         trace = read_trace(done.trace)
         assert trace.damage is None

@@ -59,10 +59,10 @@ class SubAccess:
 class Plan:
     """Tell what an instruction is about to do, as far as that can be known.
 
-    ``predicted`` tells whether ``registers`` and ``flags`` have what will change. ``exceptions``
-    are those that some answer of the device makes the CPU raise. ``asked`` are the
-    registers, or fields, by which a confidential guest has asked for the access, ``wanted`` is what
-    these ask for.
+    ``predicted`` tells whether ``registers`` and ``flags`` have what will change, ``past`` whether
+    it was made already, and what is not known of it never will be. ``exceptions`` are those that
+    some answer of the device makes the CPU raise. ``asked`` are the registers, or fields, by which
+    a confidential guest has asked for the access, ``wanted`` is what these ask for.
     """
 
     pending: Pending
@@ -79,6 +79,7 @@ class Plan:
     verdicts: dict[str, Verdict]
     exceptions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    past: bool = False
 
 
 def plan_of(pending: Pending, register: str | None = None) -> Plan:
@@ -117,14 +118,14 @@ def as_made(plan: Plan, record: Intercept) -> Plan:
     A record has it of what the vCPU carried out by itself as well.
     """
     if plan.predicted or not record.after:
-        return plan
+        return replace(plan, past=True)
     before = record.before
     changes = [
         Change(name, 8, before[name], after)
         for name, after in record.after.items()
         if name in before and name != "rflags"
     ]
-    return replace(plan, registers=(*plan.registers, *changes), predicted=True)
+    return replace(plan, registers=(*plan.registers, *changes), predicted=True, past=True)
 
 
 # The manuals alone tell what an input changes: nothing of it is emulated.
@@ -243,6 +244,8 @@ def _exceptions(runs: Sequence[Rehearsal]) -> tuple[str, ...]:
 
 def _notes(insn: Instruction | None, pending: Pending) -> tuple[str, ...]:
     notes = []
+    if insn is None and not pending.code:
+        return ("Of the instruction nothing but its access is known.",)
     if insn is None:
         notes.append("The bytes are no instruction that the decoder knows; the vCPU faulted on "
                      "an access of them all the same.")  # fmt: skip

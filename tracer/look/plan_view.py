@@ -33,7 +33,7 @@ def plan_lines(plan: Plan, columns: int = 80, colour: bool = False) -> list[str]
     if plan.registers or plan.flags:
         lines += under("registers", _register_lines(plan, columns, colour), colour)
     if not plan.predicted:
-        unknown = "known once the vCPU has carried it out"
+        unknown = "not known" if plan.past else "known once the vCPU has carried it out"
         lines += labelled("changes", words(unknown), columns, colour)
     if plan.exceptions:
         raised = f"{', '.join(plan.exceptions)} for some values read"

@@ -135,7 +135,9 @@ def _text(pending: Pending) -> str:
         return pending.insn.text
     space = pending.transfer.space
     kind = Input.IRQ if space == "msi" else KIND_OF_SPACE.get(space)
-    return "(bad)" if kind is None else mnemonic_of(kind, pending.transfer.direction)
+    if kind is None:
+        return "(bad)" if pending.code else "(not known)"
+    return mnemonic_of(kind, pending.transfer.direction)
 
 
 _OF_PENDING: Mapping[str, Callable[[PendingFacts], Fact]] = {

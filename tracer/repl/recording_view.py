@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tracer.repl.playback import Playback
+from tracer.text.amount import counted
 from tracer.text.printable import printable
 
 
@@ -77,8 +78,11 @@ def _rows(recording: Playback) -> Iterator[tuple[str, str]]:
     yield "trace", tape.reader.name
     yield "kernel", header.kernel
     yield "made by", f"{header.tool}, {header.created}"
-    yield "machine", f"{header.vcpus} vCPU, QEMU {header.qemu}, {header.clock} clock"
-    yield "command line", header.command_line
+    if header.qemu:  # a log that was imported tells of no machine
+        vcpus = counted(header.vcpus, "vCPU")
+        yield "machine", f"{vcpus}, QEMU {header.qemu}, {header.clock} clock"
+    if header.command_line:
+        yield "command line", header.command_line
     yield "accesses", f"{tape.accesses:,}"
     yield "here", _where(recording)
     yield "end", recording.ending

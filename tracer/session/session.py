@@ -404,8 +404,8 @@ class Session:
             *(places or ("where it stands is not known: it does not stop",)),
         ):
             self.journal.progress(line)
-        reason = f"the guest had not ended after {self.expired}: what it did last is above"
-        self._hang = GuestHung(reason)
+        reason = f"the guest had not ended after {self.expired}"
+        self._hang = GuestHung(reason, "what it did last is above")
         return self._hang
 
     async def _ending_behind(self, error: DebuggerError, when: str) -> Ending:

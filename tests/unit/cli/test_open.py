@@ -422,7 +422,17 @@ def test_an_imported_trace_has_no_registers(capsys: Output, tmp_path: Path) -> N
     assert main.main(["import", str(log), "-o", str(path)]) in (0, 1)
     capsys.readouterr()
     assert "no registers were recorded" in refused(capsys, path, "regs")
-    assert opened(capsys, path, "step; plan; bt; info trace; rc")
+    lines = opened(capsys, path, "step; plan; bt; info trace; rc")
+    assert "note        Of the instruction nothing but its access is known." in lines
+    assert "changes     not known" in lines
+    # It tells of no machine, whose processors nobody has counted.
+    told = [line.split("  ")[0] for line in opened(capsys, path, "info trace")]
+    assert "kernel" in told and not {"machine", "command line"} & set(told)
+
+
+def test_the_machine_of_a_trace_is_told(capsys: Output, sample: Path) -> None:
+    (line,) = (each for each in opened(capsys, sample, "info trace") if each.startswith("machine"))
+    assert line.split(maxsplit=1)[1] == "1 vCPU, QEMU 7.2.22, icount clock"
 
 
 # ---- broken, cut, still written, and no file at all
