@@ -76,14 +76,12 @@ def test_without_names_bits_have_numbers() -> None:
 
 
 def test_a_poll_that_nobody_has_looked_at() -> None:
-    from dataclasses import replace as other
-
-    line = poll_line(other(POLL, told=None), CSTS)
+    line = poll_line(replace(POLL, told=None), CSTS)
     assert line == (
         "waiting for nvme CSTS: read 5,120 times in 3.250000 s at nvme_pci_reg_read32+0xb, "
         "last 0x00000000"
     )
-    assert poll_object(other(POLL, told=None))["awaited"] == []
+    assert poll_object(replace(POLL, told=None))["awaited"] == []
     assert wait_line(replace(TOLD, awaited=[])).startswith("── waits: no loop around nvme_pci")
 
 
