@@ -2,7 +2,8 @@
 
 Ref: IA-PC HPET Specification 1.0a, 2.3 (main counter, comparators); Intel SDM vol. 3A, table 10-1
 (local APIC); PCI Local Bus Specification 3.0, 6.8.2.6 (MSI-X table entries); NVM Express Base
-Specification 1.4, 3.1 (ASQ, ACQ); Virtual I/O Device 1.2, 4.1.4.3 (common configuration).
+Specification 1.4, 3.1 (ASQ, ACQ); Virtual I/O Device 1.2, 4.1.4.3 (common configuration), 4.2.2
+and 4.2.4 (registers over MMIO, and those of before 1.0).
 """
 
 from __future__ import annotations
@@ -53,8 +54,11 @@ def parse_mask(text: str) -> Mask:
 VARYING = (
     Mask("*.msix-table", 0x0, 0xB, 0x10),  # message address and data: which CPU and vector
     Mask("nvme", 0x28, 0x37),  # admin queues: where in RAM
+    Mask("nvme#[0-9]", 0x28, 0x37),  # of further ones
     Mask("nvme*.bar0", 0x28, 0x37),  # the same in a log that was imported
     Mask("virtio-*.common", 0x20, 0x37),  # queues: where in RAM
+    *(Mask("virtio-mmio*", first, first + 7) for first in (0x80, 0x90, 0xA0)),  # the same
+    Mask("virtio-mmio*", 0x40, 0x43),  # the same, by its page
 )
 """Registers whose accesses count, but not these bytes of their values."""
 

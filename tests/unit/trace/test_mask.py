@@ -16,7 +16,12 @@ VARY = [
     ("nvme", 0x28, 0x37),
     ("nvme.bar0", 0x28, 0x37),
     ("nvme1.bar0", 0x28, 0x37),
+    ("nvme#2", 0x28, 0x37),
     ("virtio-net.common", 0x20, 0x37),
+    ("virtio-mmio", 0x40, 0x43),
+    ("virtio-mmio", 0x80, 0x87),
+    ("virtio-mmio#23", 0x90, 0x97),
+    ("virtio-mmio#24", 0xA0, 0xA7),
 ]
 PASS = [
     ("hpet", 0xF0, 0xF7),
@@ -52,7 +57,9 @@ def test_each_built_in_rule_has_a_row_above(rule: Mask) -> None:
     )
 
 
-@pytest.mark.parametrize("region", ["nvme2", "nvme.msix-pba", "hpet0", "virtio-net.isr", "ioapic"])
+@pytest.mark.parametrize(
+    "region", ["nvme2", "nvme.msix-pba", "nvme#2.msix-pba", "hpet0", "virtio-net.isr", "ioapic"]
+)
 def test_other_regions_are_covered_by_none(region: str) -> None:
     assert not any(
         rule.covers(region, offset) for rule in (*VARYING, *PASSING) for offset in range(0x400)
