@@ -21,6 +21,7 @@ from tracer.errors import TraceError
 from tracer.trace.call import SharedRecord, TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, Note
 from tracer.trace.flat import Stacks, flat
+from tracer.trace.lines import note_line
 from tracer.trace.loss import Losses
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Header, LostRecord, Mark, UserRecord
@@ -72,7 +73,7 @@ CREATE TABLE field (seq INTEGER NOT NULL REFERENCES access, name TEXT NOT NULL,
 CREATE TABLE stack (number INTEGER NOT NULL, depth INTEGER NOT NULL, site TEXT NOT NULL,
                     PRIMARY KEY (number, depth)) WITHOUT ROWID;
 CREATE TABLE mark (time_ns INTEGER NOT NULL, after_seq INTEGER, kind TEXT NOT NULL,
-                   text TEXT NOT NULL);
+                   text TEXT NOT NULL, line TEXT NOT NULL);
 CREATE TABLE queue (id INTEGER PRIMARY KEY, seq INTEGER NOT NULL, time_ns INTEGER NOT NULL,
                     region TEXT NOT NULL, queue TEXT NOT NULL, number INTEGER NOT NULL,
                     late INTEGER NOT NULL, note TEXT);
@@ -136,8 +137,8 @@ def _write_items(
             continue
         if not isinstance(item, Event):
             kind, text = _note(item)
-            told = item.time_ns, last, kind, text
-            database.execute("INSERT INTO mark VALUES (?, ?, ?, ?)", told)
+            told = item.time_ns, last, kind, text, note_line(item).strip("─ ")
+            database.execute("INSERT INTO mark VALUES (?, ?, ?, ?, ?)", tuple(map(_plain, told)))
             continue
         count, last = count + 1, item.seq
         rows.append(_row(item))

@@ -14,8 +14,10 @@ import trace_sample as sample
 from msgspec.structs import replace
 
 from tracer.cli import main
+from tracer.trace.call import SharedRecord, TdcallRecord
 from tracer.trace.queue import QueueEntry, QueueRecord
-from tracer.trace.record import Intercept, Mark, Record, StackFrame, StackRecord
+from tracer.trace.record import Intercept, Mark, Record, StackFrame, StackRecord, UserRecord
+from tracer.trace.waiting import WaitRecord, WayOut
 
 Output = pytest.CaptureFixture[str]
 
@@ -81,7 +83,27 @@ def test_call_chains_and_marks_have_tables(tmp_path: Path) -> None:
     assert ask(made, "SELECT site FROM stack JOIN access ON number = stack ORDER BY depth") == [
         ("a+0x1",), ("b+0x2",),
     ]  # fmt: skip
-    assert ask(made, "SELECT * FROM mark") == [(214_318_002, 0, "mark", "half")]
+    assert ask(made, "SELECT * FROM mark") == [(214_318_002, 0, "mark", "half", "mark: half")]
+
+
+def test_what_stands_between_accesses_is_there_as_it_is_shown(tmp_path: Path) -> None:
+    at = {"time_ns": 214_318_003, "vcpu": 0, "rip": 0xFFFFFFFF81234567, "symbol": "share+0x1"}
+    records: list[Record] = [
+        sample.region("nvme"), sample.RECORDS[6],
+        UserRecord(time_ns=214_318_001, text="mark \udcff"),
+        SharedRecord(**at, what="map", physical=0x1000, size=0x2000, shared=True),
+        TdcallRecord(**at, leaf=1, name="TDG.VP.INFO", given={"rax": 1}, returned={"r8": 2}),
+        WaitRecord(**at, seq=0, region="nvme", offset=0x1C, width=4, register="CSTS",
+                   awaited=[WayOut(rip=1, mask=1, value=1)]),
+        sample.end(1),
+    ]  # fmt: skip
+    assert ask(database(tmp_path, records), "SELECT kind, text, line FROM mark") == [
+        ("user", "mark \\udcff", "user: mark \\udcff"),
+        ("shared", "map", "shared: 0x2000 bytes of RAM at physical 0x1000 to be shared at"
+         " share+0x1"),
+        ("tdcall", "TDG.VP.INFO", "tdcall: TDG.VP.INFO → r8=0x2 at share+0x1"),
+        ("wait", "CSTS", "waits: nvme CSTS until bit 0=1; nothing else ends it"),
+    ]  # fmt: skip
 
 
 def test_what_doorbells_told_has_tables(tmp_path: Path) -> None:
