@@ -21,7 +21,8 @@ from tracer.check.lines import region_diff_lines
 from tracer.check.survival import assert_survives
 from tracer.confidential.handler import CURRENT
 from tracer.devices import library
-from tracer.errors import TraceError
+from tracer.errors import TraceError, TracerError, UsageError
+from tracer.host.named_file import file_named
 from tracer.host.whole_file import new_file
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection, choose
@@ -98,7 +99,7 @@ class Recording:
     ) -> None:
         """Hold this trace to a golden, as the function of this name does, or record it."""
         __tracebackhide__ = True
-        path = self.folder / golden
+        path = self.folder / file_named(golden)
         changed = assert_matches_trace(
             self.path, path, region=region, mask=mask, ignore=ignore, exact=exact,
             alternatives=[self.folder / other for other in alternatives],
@@ -151,9 +152,10 @@ def assert_matches_trace(
             *(("--exact",) if exact else ()),
         )  # fmt: skip
         _hold(trace, golden, others, region, rules, words)
-    except TraceError as error:
+    except TracerError as error:
         # In a test suite the place in vetrace says nothing: the traceback ends in the test.
-        raise TraceError(str(error)) from None
+        kind = UsageError if isinstance(error, UsageError) else TraceError
+        raise kind(str(error)) from None
     return False
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable, Iterator, Sequen
 import msgspec
 
 from tracer.errors import Interrupted, MarkedError, TracerError, UsageError
+from tracer.repl.console import PythonFailed
 from tracer.repl.context import Context
 from tracer.repl.order import END, is_silent, steps
 from tracer.repl.parser import Statement, statements
@@ -246,17 +247,19 @@ class Interpreter:
                 {"type": "command", "command": name, "ok": False, "error": told, "status": status}
             )
         elif not isinstance(error, ScriptStopped):
-            self._complain(f"{where}{self._told(error)}".splitlines())
+            first, *rest = self._told(error)
+            self._complain([f"{where}{first}", *rest])
         return status
 
-    # The place of an error is shown where the line and the caret below it fit.
-    def _told(self, error: TracerError) -> str:
+    # The place of an error is shown where the line and the caret below it fit. All else but a
+    # traceback of a person's own is one line, whatever a name in it has.
+    def _told(self, error: TracerError) -> list[str]:
         columns = self.screen().columns
         if isinstance(error, MarkedError):
             lines = error.detail.splitlines()
             if columns is None or max(map(len, lines)) <= columns:
-                return error.detail
-        return str(error)
+                return lines
+        return str(error).splitlines() if isinstance(error, PythonFailed) else [str(error)]
 
     def _object(self, value: dict[str, object]) -> None:
         plain = encodable(msgspec.to_builtins(value))

@@ -9,11 +9,12 @@ import msgspec
 import pytest
 import replay_sample
 import trace_sample as sample
+from full_disk import room_for
 
 from tracer.check import golden
 from tracer.check.golden import GoldenMismatch, Recording, assert_matches_trace, excerpt
 from tracer.check.replay import Replay
-from tracer.errors import TraceError, TracerError
+from tracer.errors import TraceError, TracerError, UsageError
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Intercept, MapRecord, Mark, Record, RegionRecord
 
@@ -181,6 +182,25 @@ def test_a_failed_write_leaves_the_old_golden(
 
 
 # ---- comparing
+
+
+@pytest.mark.parametrize("name", ["nof/", ""])
+def test_a_golden_has_the_name_of_a_file(trace: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UsageError):
+        Recording(trace, tmp_path, record=True).assert_matches_trace(name)
+    assert list(tmp_path.iterdir()) == [trace]
+
+
+def test_an_error_of_a_golden_ends_in_the_test(trace: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "a.vtrace"
+    folder.mkdir()
+    with pytest.raises(TraceError, match="Is a directory; name a file in it") as caught:
+        assert_matches_trace(trace, folder, record=True)
+    assert caught.value.__suppress_context__ and caught.value.__cause__ is None
+    with room_for(100), pytest.raises(TraceError, match="File too large") as caught:
+        assert_matches_trace(trace, tmp_path / "b.vtrace", record=True)
+    assert caught.value.__suppress_context__
+    assert sorted(tmp_path.iterdir()) == sorted([trace, folder])
 
 
 def test_nothing_matches_nothing(trace: Path, tmp_path: Path) -> None:

@@ -549,6 +549,7 @@ def test_breaks_are_saved_and_read_again(
         capsys, path, "source kept", "c", "c", "c"
     )
     assert "File exists" in refused(capsys, path, "save breaks kept")
+    assert "\n" not in refused(capsys, path, "save breaks no\nfolder/kept")
     assert "usage: save breaks FILE" in refused(capsys, path, "save all")
 
 
