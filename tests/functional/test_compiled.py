@@ -73,7 +73,7 @@ def test_the_emulator_comes_to_the_same_for_each_record(done: Run, tmp_path: Pat
 
 def test_the_closing_table_counts_three_ways(done: Run) -> None:
     assert re.search(r"emulated +compiled +stepped", done.out)
-    assert re.search(r"[\d,]+ emulated, 0 stepped, [\d,]+ compiled at [\d,]+ sites", done.err)
+    assert re.search(r"\d+ emulated, 0 stepped, \d+ compiled at \d+ sites", done.err)
 
 
 # What follows the time: a clock that is polled, interrupts; NVMe's completions come from the host.

@@ -41,13 +41,13 @@ def attributed(done: Run, untold: float = 0.0) -> int:
     """
     *_, came = re.findall(r"^ irq +([\d,]+) ", done.out, re.MULTILINE)
     (told,) = re.findall(
-        r"^the cause that the messages tell: ([\d,]+) interrupts$", done.out, re.MULTILINE
+        r"^([\d,]+) interrupts have the cause that the messages tell$", done.out, re.MULTILINE
     )
     number = int(came.replace(",", ""))
     assert number * (1 - untold) <= int(told.replace(",", "")) <= number
     (messages,) = re.findall(r"^ msi +([\d,]+) +([\d,]+) +0 +0 +0", done.out, re.MULTILINE)
     assert messages[0] == messages[1]
-    assert re.search(r"^[\d,]+ MSI messages from devices$", done.out, re.MULTILINE)
+    assert re.search(r"^\d+ MSI messages from devices$", done.out, re.MULTILINE)
     return number
 
 

@@ -182,7 +182,7 @@ def test_devices_are_away_while_the_guest_wakes_up(tmp_path: Path) -> None:
     done = boot(tmp_path, *options)
     assert agreed(done)
     # The firmware reaches the LAPIC on the way.
-    assert "of firmware left out" in done.out
+    assert "accesses of firmware left out" in done.out
     trace = read_trace(done.trace)
     assert trace.end.counts["maps"] > 1
     disk = next(line.split()[1] for line in done.serial if line.startswith("disk"))

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from tracer.intercept.recording import RecordedDevice
 from tracer.session.host import Host
 from tracer.session.session import Session
-from tracer.text.amount import counted
 
 
 def closing_lines(
@@ -19,42 +18,42 @@ def closing_lines(
     With ``sites`` each compiled site is told too.
     """
     compiled = session.loop.sites
-    yield from count_lines(session.counts, 0 if compiled is None else len(compiled))
+    yield from counted(session.counts, 0 if compiled is None else len(compiled))
     if compiled and sites:
         yield from compiled.told()
     if host is not None:
         yield from host.told()
     if recorded is not None:
-        all_ = counted(recorded.recorded, "access")
-        yield f"{recorded.answered:,} of {all_} of {recorded.name} replayed"
+        yield f"{recorded.answered} of {recorded.recorded} accesses of {recorded.name} replayed"
 
 
-def count_lines(counts: Counter[str], sites: int) -> Iterator[str]:
+# Programs read these lines: a number has digits alone, and one of something is told as several.
+def counted(counts: Counter[str], sites: int) -> Iterator[str]:
     """Yield the lines that tell the counts of a run with so many compiled sites."""
     raised = _raised(counts)
-    asked = f", {counts['guest']:,} by the guest itself" if raised else ""
-    compiled = f", {counts['compiled']:,} compiled at {counted(sites, 'site')}" if sites else ""
-    monitor = f", {counts['monitor']:,} by the monitor" if counts["monitor"] else ""
+    asked = f", {counts['guest']} by the guest itself" if raised else ""
+    compiled = f", {counts['compiled']} compiled at {sites} sites" if sites else ""
+    monitor = f", {counts['monitor']} by the monitor" if counts["monitor"] else ""
     yield (
-        f"{counted(counts['accesses'], 'access')} in {counted(counts['intercepts'], 'intercept')}: "
-        f"{counts['emulated']:,} emulated, {counts['stepped']:,} stepped{asked}"
+        f"{counts['accesses']} accesses in {counts['intercepts']} intercepts: "
+        f"{counts['emulated']} emulated, {counts['stepped']} stepped{asked}"
         f"{compiled}{monitor}; "
-        f"{counted(counts['stops'], 'stop')}, {counts['hooks']:,} of them for mappings, "
-        f"{counts['ram_hooks']:,} of these of RAM"
+        f"{counts['stops']} stops, {counts['hooks']} of them for mappings, "
+        f"{counts['ram_hooks']} of these of RAM"
     )
     if counts["smis"]:
-        yield f"{counted(counts['smis'], 'SMI')}: what firmware accessed for them is not recorded"
+        yield f"{counts['smis']} SMIs: what firmware accessed for them is not recorded"
     if raised:
         compared = counts["agreed"] + counts["disagreed"]
         yield (
-            f"{raised}, {counts['mmio_calls']:,} asked of its host, {compared:,} compared: "
-            f"{counts['agreed']:,} as vetrace decodes them, "
-            f"{counts['disagreed']:,} otherwise"
+            f"{raised}, {counts['mmio_calls']} asked of its host, {compared} compared: "
+            f"{counts['agreed']} as vetrace decodes them, "
+            f"{counts['disagreed']} otherwise"
         )
 
 
 def _raised(counts: Counter[str]) -> str:
     # The exceptions by which a confidential guest was told of its accesses; none in others.
     if counts["ve"]:
-        return f"{counts['ve']:,} #VE, {counts['ve_info']:,} fetched by the guest"
-    return f"{counts['vc']:,} #VC" if counts["vc"] else ""
+        return f"{counts['ve']} #VE, {counts['ve_info']} fetched by the guest"
+    return f"{counts['vc']} #VC" if counts["vc"] else ""

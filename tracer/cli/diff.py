@@ -17,7 +17,6 @@ from tracer.cli.parser import argument, count
 from tracer.host.streams import warn
 from tracer.query.roster import check_selection
 from tracer.query.source import Source
-from tracer.text.amount import counted
 from tracer.trace.loss import Losses
 from tracer.trace.mask import PASSING, VARYING, parse_mask
 from tracer.trace.met import check_rules
@@ -132,7 +131,7 @@ def _tell(
         print(f"{alone[0]} has no such access: everything is only in the other trace")
     agrees = _print(results, limit, hunks=not alone)
     if differ.passed:
-        print(f"left out for telling of time alone: {counted(differ.passed, 'access')}")
+        print(f"{differ.passed:,} accesses that only tell of time left out")
     return agrees
 
 

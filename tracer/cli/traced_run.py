@@ -50,7 +50,6 @@ from tracer.session.control import Control
 from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
 from tracer.session.watchdog import Limits, Watchdog
-from tracer.text.amount import counted
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.record import Header
@@ -173,14 +172,14 @@ class TracedRun:
         # At a prompt Ctrl-C is for the guest.
         signals.run(self._run(), interruptible=not self._wish.asked)
         if self._disagreed:
-            some = counted(self._disagreed, "access")
-            warn(f"the guest asked for {some} otherwise than vetrace decodes it")
+            number = self._disagreed
+            warn(f"the guest asked for {number} accesses otherwise than vetrace decodes them")
         return self._status or (EXIT_MISMATCH if self._disagreed else EXIT_OK)
 
     def _kept(self) -> str:
         some = self._summary.accesses and self._args.output is not None
         kept = f", kept in {self._output}" if some else ""
-        return f"recorded: {counted(self._summary.accesses, 'access')}{kept}"
+        return f"{self._summary.accesses} accesses were recorded{kept}"
 
     async def _run(self) -> None:
         self._task = task = asyncio.current_task()
@@ -402,11 +401,10 @@ class TracedRun:
         stack.enter_context(kept_ring(session, self._output))
         session.mark_log(ENTRY)
         traced = sum(regions.is_traced_region(region) for region in regions.regions)
-        all_ = counted(len(regions.regions), "region")
         how = ", with a stop at each access" if session.loop.every_stop else ""
         tell(
             f"{session.system.title} under QEMU {session.machine.version} and GDB "
-            f"{session.target.client.version}: tracing {traced} of {all_}"
+            f"{session.target.client.version}: tracing {traced} of {len(regions.regions)} regions"
             f"{how}"
         )
 

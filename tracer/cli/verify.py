@@ -17,7 +17,6 @@ from tracer.check.replay import compiled_again
 from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.errors import TraceError
 from tracer.host.streams import warn
-from tracer.text.amount import counted
 from tracer.text.file_error import unread
 from tracer.text.printable import printable
 from tracer.trace.reader import TraceReader
@@ -85,10 +84,7 @@ def check_run(trace: Path, log: Path, *, quiet: bool) -> int:
         print(*divergence_lines(divergence), sep="\n", file=stream)
         return EXIT_MISMATCH
     if again.replayed:
-        print(
-            f"{counted(again.replayed, 'compiled access')} carried out again: no divergence",
-            file=stream,
-        )
+        print(f"{again.replayed:,} compiled accesses carried out again: no divergence", file=stream)
     return verdict(comparison, log)
 
 
@@ -116,36 +112,35 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
         )
     if comparison.messages:
         left_out = "" if "msi" in comparison.regions else " left out"
-        print(f"{counted(comparison.messages, 'MSI message')} from devices{left_out}", file=stream)
+        print(f"{comparison.messages} MSI messages from devices{left_out}", file=stream)
     if comparison.sources:
         told = (f"{printable(name or 'unknown')} {count:,}" for name, count in _sources(comparison))
         print(f"sent by: {', '.join(told)}", file=stream)
     if comparison.attributed or comparison.misattributed:
         other = comparison.misattributed
-        wrong = f", another: {other:,}" if other else ""
+        wrong = f", {other:,} a cause that these do not tell" if other else ""
         print(
-            "the cause that the messages tell:"
-            f" {counted(comparison.attributed, 'interrupt')}{wrong}",
+            f"{comparison.attributed:,} interrupts have the cause that the messages tell{wrong}",
             file=stream,
         )
     if comparison.unrecorded:
         print(
-            f"without a record: {counted(comparison.unrecorded, 'message')} of the log, of which no"
-            " interrupt came, or one with others",
+            f"{comparison.unrecorded:,} messages of the log have no record: no interrupt came of"
+            " them, or one with others",
             file=stream,
         )
     if comparison.firmware:
-        print(f"{counted(comparison.firmware, 'access')} of firmware left out", file=stream)
+        print(f"{comparison.firmware} accesses of firmware left out", file=stream)
     if comparison.absent:
         print(
-            f"{counted(comparison.absent, 'access')} to PCI configuration space where no function"
-            " is: the log has their ports alone",
+            f"{comparison.absent:,} accesses to PCI configuration space where no function is:"
+            " the log has their ports alone",
             file=stream,
         )
     if comparison.late:
         print(
-            f"{counted(comparison.late, 'interrupt')} came where the trace says, and QEMU gave them"
-            " to the guest further on",
+            f"{comparison.late:,} interrupts came where the trace says, and QEMU gave them to the"
+            " guest further on",
             file=stream,
         )
     if comparison.unwitnessed:
@@ -154,10 +149,11 @@ def print_comparison(comparison: Comparison, stream: TextIO) -> None:
     if comparison.overlooked:
         told = (f"{printable(name)} {count:,}" for name, count in _overlooked(comparison))
         print(f"accessed by vCPUs and not looked at: {', '.join(told)}", file=stream)
+    # Programs read this line: a number has digits alone.
     print(
         f"{comparison.missing} missing, {comparison.extra} extra,"
-        f" {comparison.different} different over {counted(comparison.traced, 'access')}"
-        f" in {counted(comparison.compared_regions, 'region')}",
+        f" {comparison.different} different over {comparison.traced} accesses"
+        f" in {comparison.compared_regions} regions",
         file=stream,
     )
 
