@@ -31,7 +31,7 @@ def typed(function: Callable[_P, _T]) -> Callable[_P, _T]:
         if not hints:
             hints.update(typing.get_type_hints(function))
         for name, value in known.bind(*args, **words).arguments.items():
-            if not _fits(value, hints[name]):
+            if name in hints and not _fits(value, hints[name]):  # self has none
                 shown = repr(value)
                 shown = shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 1]}…"
                 takes = known.parameters[name].annotation
@@ -59,8 +59,8 @@ def _fits(value: object, hint: Any) -> bool:
             return isinstance(value, os.PathLike)
         case kind if kind is float:
             return isinstance(value, float | int)
-        case kind if kind is bool:
-            return isinstance(value, int)
+        case kind if kind is int or kind is bool:
+            return isinstance(value, typing.SupportsIndex)
         case kind:
             return isinstance(value, kind)
 

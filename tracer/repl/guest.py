@@ -15,6 +15,7 @@ from tracer.access.decision import Pending
 from tracer.access.region import Region
 from tracer.access.transfer import Transfer
 from tracer.errors import UsageError
+from tracer.host.typed import typed
 from tracer.query.pending import event_of
 from tracer.repl.context import Context
 from tracer.repl.feed import Seen
@@ -84,6 +85,7 @@ class Guest:
         """Return the last accesses that were made, oldest first."""
         return list(self._context.recent)
 
+    @typed
     def run(self, line: str) -> object:
         """Carry out commands as if typed; return the value of the last, as ``--json`` has it."""
         return self._wait(self._run(line))
@@ -145,6 +147,7 @@ class Guest:
             self.resume()
         self._wait(self._context.run.wait())  # of a guest that is detached
 
+    @typed
     def subscribe(self, function: Callable[[Access], object], text: str = "") -> None:
         """Have a function called with each access that is made, or those that `filter` would show.
 
@@ -169,14 +172,17 @@ class Guest:
         assert isinstance(told, dict)
         return int(told["value"], 16)
 
+    @typed
     def poke(self, place: str, value: int, width: int | None = None) -> None:
         """Write a device."""
         self.run(f"poke{f'/{width}' if width else ''} {place} {value:#x}")
 
+    @typed
     def give(self, value: int) -> None:
         """Give the access that waits another value, as `set value` does."""
         self.run(f"set value {value:#x}")
 
+    @typed
     def skip(self, value: int = 0) -> object:
         """Complete the instruction without its device."""
         return self.run(f"skip {value:#x}")

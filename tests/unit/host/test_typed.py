@@ -43,6 +43,25 @@ def test_what_fits_is_taken(words: dict[str, Any]) -> None:
         assert len(given) == 8
 
 
+class Number:
+    """Be a number of somebody's own, as numpy's are."""
+
+    def __index__(self) -> int:
+        return 5
+
+    @typed
+    def plus(self, other: int) -> int:
+        """Return the sum."""
+        return self.__index__() + other.__index__()
+
+
+def test_a_method_takes_numbers_of_any_kind() -> None:
+    number: Any = Number()
+    assert number.plus(number) == 10
+    with pytest.raises(UsageError, match=r"^other is 1\.5, and takes int$"):
+        number.plus(1.5)
+
+
 def test_what_can_be_gone_through_once_is_left_whole() -> None:
     with opened(several=(name for name in "ab")) as given:
         assert given[1] == ["a", "b"]
