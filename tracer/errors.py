@@ -44,6 +44,11 @@ from typing import Self
 class TracerError(Exception):
     """Tell the reader what happened, to what, and what to do next, in one line."""
 
+    @property
+    def outcome(self) -> str:
+        """Return how a run that it ended has ended, for the run's trace."""
+        return str(self)
+
 
 class UsageError(TracerError):
     """Refuse a command line that parses but cannot be carried out.
@@ -128,12 +133,17 @@ class GuestCrashed(GuestError):
 class GuestHung(GuestError):
     """Report a guest that did not end in the time that it was given.
 
-    ``reason`` says so, without ``where`` one reads what it did last.
+    ``reason`` says so, and ``where`` one reads what it did last, which is no part of the outcome.
     """
 
     def __init__(self, reason: str = "", where: str = "") -> None:
         super().__init__(f"{reason}: {where}" if where else reason)
-        self.reason = reason
+        self._reason = reason
+
+    @property
+    def outcome(self) -> str:
+        """Return that its time was over."""
+        return self._reason
 
 
 class DebuggerError(TracerError):

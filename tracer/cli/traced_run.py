@@ -26,7 +26,7 @@ from tracer.cli.recorded import recorded
 from tracer.cli.run_arguments import last
 from tracer.cli.verify import check_run
 from tracer.compiled.inputs import Input
-from tracer.errors import Diverged, GuestHung, Interrupted, TracerError, UsageError
+from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import why_failed, why_missing, why_unloaded
 from tracer.guest.software import Software
@@ -318,7 +318,7 @@ class TracedRun:
                 self._tell_waiting(session, told=False)
                 raise
             except TracerError as error:
-                outcome = error.reason if isinstance(error, GuestHung) else str(error)
+                outcome = error.outcome
                 self._tell_waiting(session, told=True)
                 raise
             except Exception as error:

@@ -340,7 +340,8 @@ class Session:
 
     def end(self, outcome: str) -> None:
         """Publish how the run ended: for its ``fault``, where the guest turned out to be wrong."""
-        self.journal.end(self.fault or outcome)
+        hung = self._hang.outcome if self._hang is not None else ""
+        self.journal.end(self.fault or hung or outcome)
 
     @property
     def outcome(self) -> str:
