@@ -44,11 +44,6 @@ from typing import Self
 class TracerError(Exception):
     """Tell the reader what happened, to what, and what to do next, in one line."""
 
-    @property
-    def outcome(self) -> str:
-        """Return how a run that it ended has ended, for the run's trace."""
-        return str(self)
-
 
 class UsageError(TracerError):
     """Refuse a command line that parses but cannot be carried out.
@@ -138,12 +133,7 @@ class GuestHung(GuestError):
 
     def __init__(self, reason: str = "", where: str = "") -> None:
         super().__init__(f"{reason}: {where}" if where else reason)
-        self._reason = reason
-
-    @property
-    def outcome(self) -> str:
-        """Return that its time was over."""
-        return self._reason
+        self.reason = reason
 
 
 class DebuggerError(TracerError):

@@ -366,7 +366,7 @@ def hung(*, held: bool = False, traced: bool = True) -> tuple[list[str], list[An
             session.expire("2 s")
             await ended.wait()
             assert isinstance(control.error, GuestHung)
-            assert control.error.outcome == "the guest had not ended after 2 s"
+            assert control.error.reason == "the guest had not ended after 2 s"
         else:
             session.expire("2 s")
             with pytest.raises(GuestHung, match="had not ended after 2 s: what it did last"):

@@ -318,7 +318,7 @@ class TracedRun:
                 self._tell_waiting(session, told=False)
                 raise
             except TracerError as error:
-                outcome = error.outcome
+                outcome = str(error)
                 self._tell_waiting(session, told=True)
                 raise
             except Exception as error:

@@ -1,4 +1,4 @@
-"""What a person's Python gives to a function, held to what that says that it takes."""
+"""Arguments that a person's Python gives to a function are held to its annotations."""
 
 from __future__ import annotations
 

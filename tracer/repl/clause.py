@@ -7,6 +7,9 @@ from collections.abc import Mapping
 DIRECTIONS: Mapping[str, str] = {"read": "reads alone", "write": "writes alone"}
 """Without either, an access is one of both."""
 
+ACCESSES: Mapping[str, str] = {**DIRECTIONS, "access": "reads and writes"}
+"""The same, where both have a word."""
+
 CONDITION: Mapping[str, str] = {"if": "a condition follows, up to the end or to the next of these"}
 
 PENDING: Mapping[str, str] = {"pending": "what nothing has the name of may still come"}

@@ -1,4 +1,4 @@
-"""What was typed in earlier sessions: a file, where there can be one."""
+"""The history of a prompt is kept in a file from one session to the next, where one can be."""
 
 from __future__ import annotations
 

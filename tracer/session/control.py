@@ -20,7 +20,7 @@ from tracer.access.stack import Stack
 from tracer.access.state import with_register
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import SetRegister
-from tracer.errors import TracerError, UsageError
+from tracer.errors import UsageError
 from tracer.session.course import (
     Departure,
     Ended,
@@ -79,8 +79,6 @@ class Control:
         try:
             await self.session.run()
             ended = Ended(self.session.outcome)
-        except TracerError as error:
-            ended = Ended(error.outcome, error)
         except Exception as error:
             ended = Ended(str(error), error)
         finally:

@@ -340,7 +340,7 @@ class Session:
 
     def end(self, outcome: str) -> None:
         """Publish how the run ended: for its ``fault``, where the guest turned out to be wrong."""
-        hung = self._hang.outcome if self._hang is not None else ""
+        hung = self._hang.reason if self._hang is not None else ""
         self.journal.end(self.fault or hung or outcome)
 
     @property

@@ -106,7 +106,7 @@ def test_a_table_tells_the_space_of_each_access(tmp_path: Path) -> None:
     assert rows[-1]["offset"] == 16 * (7 | 1 << 32) + 12
 
 
-# What a confidential guest asked for is not what its instruction makes, and a rule had its say.
+# A confidential guest asked for something else than its instruction makes, and a rule had its say.
 NOTED = replace(
     sample.intercept(0, sample.device("nvme", 0x1C, 4, "read", 1), via="guest"),
     note="by rule 1", agrees=False,

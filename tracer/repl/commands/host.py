@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tracer.access.decision import Delay, Postpone, Refuse
 from tracer.query.rule import ON, delay_time
-from tracer.repl.clause import CONDITION, COUNTS, DIRECTIONS, PENDING
+from tracer.repl.clause import ACCESSES, CONDITION, COUNTS, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.parser import Statement
@@ -12,7 +12,7 @@ from tracer.repl.result import Result, said
 from tracer.text.number import whole
 
 _DO = {"do": "what becomes of the access follows"}
-_WHERE = {**DIRECTIONS, "access": "reads and writes", **CONDITION, **_DO}
+_WHERE = {**ACCESSES, **CONDITION, **_DO}
 _CLAUSES = {**CONDITION, **COUNTS, **PENDING, **_DO}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tracer.errors import TracerError, UsageError
 from tracer.host.named_file import at_home, file_named, replacing
 from tracer.query.breakpoint import CALLS, Break, parse_break, parse_condition
-from tracer.repl.clause import CONDITION, COUNTS, DIRECTIONS, PENDING
+from tracer.repl.clause import ACCESSES, CONDITION, COUNTS, PENDING
 from tracer.repl.command import command
 from tracer.repl.context import Context
 from tracer.repl.order import Taking, order_lines
@@ -15,8 +15,7 @@ from tracer.text.amount import counted
 from tracer.text.number import whole
 
 _KINDS = {
-    **DIRECTIONS,
-    "access": "reads and writes",
+    **ACCESSES,
     "symbol": "what a function does, itself or through what it calls",
     "unhandled": "what the emulator does not know",
     "verdict": "what a confidential guest's handler would not survive",
