@@ -59,6 +59,7 @@ from tracer.query.source import Source
 from tracer.query.words import Words, chosen
 from tracer.repl.commands import command_table
 from tracer.repl.context import Context
+from tracer.repl.failures import Failures
 from tracer.repl.guest import Guest
 from tracer.repl.hosting import Hosting, hosting, install
 from tracer.repl.live import Live
@@ -223,9 +224,10 @@ def boot(
     The words are the options of `vetrace boot`. ``output`` is where the trace goes, if anywhere;
     ``console`` is called with the bytes of the guest's serial port, and ``console_at`` is where
     somebody may type at it, as `--console` has it; ``progress`` is called with lines of text
-    that `vetrace boot` has on standard error, by default the same. Times are in seconds. ``host``
-    is a file as for `--host`, or an object with ``mmio(access)``. Raises what `vetrace boot` would
-    say.
+    that `vetrace boot` has on standard error, by default the same. Where one of the two raises, it
+    is called no more, and the next call of the guest, or the block's end, raises its error. Times
+    are in seconds. ``host`` is a file as for `--host`, or an object with ``mmio(access)``. Raises
+    what `vetrace boot` would say.
     """
     kind = parse_kind(guest)
     source = Path(host) if isinstance(host, str) else host
@@ -263,12 +265,16 @@ def boot(
         raise UsageError(WITHOUT_RING.format(option="every_stop"))
     slots = None if every_stop else parse_ring(str(ring))
     maps = library.load([Path(file) for file in registers])
+    failures = Failures()
+    printed, told = failures.guarded(console), failures.guarded(progress)
     booted = _booted(
-        plans, [launch(each, console, progress) for each in plans], progress, Naming(maps),
-        _output(output), asked, stacks=stacks, queues=queues, ring=slots,
+        plans, [launch(each, printed, told) for each in plans], told, Naming(maps),
+        _output(output), asked, failures, stacks=stacks, queues=queues, ring=slots,
     )  # fmt: skip
     with _beside(booted) as booted_guest:
+        failures.tell()
         yield booted_guest
+    failures.tell()
 
 
 @contextlib.asynccontextmanager
@@ -279,6 +285,7 @@ async def _booted(
     naming: Naming,
     output: Path | None,
     asked: Hosting,
+    failures: Failures,
     *,
     stacks: bool,
     queues: bool,
@@ -288,7 +295,7 @@ async def _booted(
     async with Watchdog(plans[0].limits) as watchdog:
         standing = [
             _standing(
-                start, watchdog, naming, output, asked,
+                start, watchdog, naming, output, asked, failures,
                 stacks=stacks, queues=queues, ring=ring, inputs=plan.inputs, nested=plan.nested,
                 whole=plan is not plans[-1],
             )
@@ -305,6 +312,7 @@ async def _standing(
     naming: Naming,
     output: Path | None,
     asked: Hosting,
+    failures: Failures,
     *,
     stacks: bool,
     queues: bool,
@@ -333,7 +341,7 @@ async def _standing(
                 with kept_ring(session, output):
                     session.mark_log(ENTRY)
                     await control.start()
-                    yield Guest(context, asyncio.get_running_loop())
+                    yield Guest(context, asyncio.get_running_loop(), failures)
             finally:
                 await control.close()
                 if session.machine.log_size is not None:

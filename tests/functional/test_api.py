@@ -79,6 +79,20 @@ def test_a_block_that_is_left_ends_its_guest_and_keeps_its_trace(tmp_path: Path)
     assert b"Linux version" in b"".join(chunks)
 
 
+def test_what_listens_and_fails_is_told_of_and_the_guest_goes_on() -> None:
+    heard: list[object] = []
+
+    def fails(told: object) -> None:
+        heard.append(told)
+        raise KeyError("mine")
+
+    with boot(region="hpet", console=fails) as guest:
+        with pytest.raises(KeyError, match="mine"):
+            guest.finish()
+        guest.finish()
+    assert (guest.outcome, len(heard)) == ("poweroff", 1)
+
+
 def test_a_guest_whose_time_is_over_is_told_of(tmp_path: Path) -> None:
     told: list[str] = []
     with (

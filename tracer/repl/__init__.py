@@ -9,6 +9,7 @@ prompt_toolkit.
 __all__ = (
     "commands",
     "context",
+    "failures",
     "guest",
     "hosting",
     "interruption",

@@ -18,6 +18,7 @@ from tracer.errors import UsageError
 from tracer.host.typed import typed
 from tracer.query.pending import event_of
 from tracer.repl.context import Context
+from tracer.repl.failures import Failures
 from tracer.repl.feed import Seen
 from tracer.repl.parser import statements
 from tracer.repl.thread import ask_loop
@@ -30,10 +31,15 @@ _T = TypeVar("_T")
 class Guest:
     """Drive the guest: ``guest.step()``, ``guest.peek("nvme.CSTS")``, ``guest.run("plan")``."""
 
-    def __init__(self, context: Context, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        context: Context,
+        loop: asyncio.AbstractEventLoop,
+        failures: Failures | None = None,
+    ) -> None:
         self._context = context
         self._loop = loop
-        self._failed: BaseException | None = None
+        self._failures = failures or Failures()
         self.registers = Registers(self)
         self.regions = Regions(self)
         self.breaks = Breaks(self)
@@ -162,7 +168,7 @@ class Guest:
                     function(flat(seen, self._context.run.stacks))
             except (Exception, SystemExit) as error:
                 self._context.listeners.remove(listen)
-                self._failed = error
+                self._failures.keep(error)
 
         self._context.listeners.append(listen)
 
@@ -224,9 +230,7 @@ class Guest:
             work.close()
             raise UsageError("the guest has ended: nothing of it can be reached any more")
         answer = ask_loop(work, self._loop)
-        failed, self._failed = self._failed, None
-        if failed is not None:
-            raise failed
+        self._failures.tell()
         return answer
 
 
