@@ -6,13 +6,15 @@ before a fixture asks for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -20,13 +22,22 @@ if TYPE_CHECKING:
     from tracer.check.golden import Held, Recording
     from tracer.confidential.kind import Kind
 
-_written: pytest.StashKey[list[Path]] = pytest.StashKey()
-_settled: pytest.StashKey[set[Path]] = pytest.StashKey()
-_reported: pytest.StashKey[set[Path]] = pytest.StashKey()
+
+@dataclass
+class _Goldens:
+    # Those that this session wrote; wrote or saw match; and has left a page of.
+    written: list[Path] = field(default_factory=list)
+    settled: set[Path] = field(default_factory=set)
+    reported: set[Path] = field(default_factory=set)
+
+
+_goldens: pytest.StashKey[_Goldens] = pytest.StashKey()
 
 
 class Boot(Protocol):
     """Boot a guest with these words of ``vetrace boot``; the same guest boots once a session.
+
+    With pytest-xdist each of its workers is a session.
 
     ``guest`` is the option of that name, such as "tdx". ``rules`` are what ``--rule`` takes,
     ``host`` is the file of ``--host``: they say what becomes of accesses. ``timeout`` and
@@ -63,10 +74,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make room for the goldens that this session writes."""
-    config.stash[_written] = []
-    config.stash[_settled] = set()
-    config.stash[_reported] = set()
+    """Make room for the goldens of this session."""
+    config.stash[_goldens] = _Goldens()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -85,11 +94,29 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Take the pages away of goldens that match again."""
-    stash = session.config.stash
-    for golden in [*stash[_settled], *stash[_written]]:
-        if golden not in stash[_reported]:
+    """Take the pages away of goldens that match again; a worker of pytest-xdist leaves it to all's.
+
+    Another worker may have left a page of the same golden.
+    """
+    goldens = session.config.stash[_goldens]
+    output: dict[str, object] | None = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["vetrace"] = {name: list(map(str, paths)) for name, paths in vars(goldens).items()}
+        return
+    for golden in {*goldens.settled, *goldens.written} - goldens.reported:
+        # A folder that cannot be written has no page of ours, and fails no session.
+        with contextlib.suppress(OSError):
             page_of(golden).unlink(missing_ok=True)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over the goldens of a worker of pytest-xdist; one that crashed tells of none."""
+    told = getattr(node, "workeroutput", {}).get("vetrace", {})
+    goldens = node.config.stash[_goldens]
+    goldens.written.extend(map(Path, told.get("written", ())))
+    goldens.settled.update(map(Path, told.get("settled", ())))
+    goldens.reported.update(map(Path, told.get("reported", ())))
 
 
 def page_of(golden: Path) -> Path:
@@ -100,7 +127,7 @@ def page_of(golden: Path) -> Path:
 
 # Returns what to tell of it. A page that cannot be written fails no test.
 def _leave_page(held: Held, config: pytest.Config) -> str:
-    config.stash[_reported].add(held.golden)
+    config.stash[_goldens].reported.add(held.golden)
     page = page_of(held.golden)
     files = (str(held.golden), str(held.trace), "-o", str(page))
     done = _vetrace("report", *files, *held.words)
@@ -114,7 +141,7 @@ def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
     """Name the goldens that were written."""
-    for path in config.stash[_written]:
+    for path in dict.fromkeys(config.stash[_goldens].written):
         terminalreporter.write_line(f"vetrace: recorded {path}")
 
 
@@ -123,13 +150,11 @@ def vetrace_trace(request: pytest.FixtureRequest) -> Open:
     """Return a function that opens a trace file for ``assert_matches_trace``."""
     from tracer.check.golden import Recording
 
-    folder, config = request.path.parent, request.config
-    record = bool(config.getoption("--vetrace-record"))
+    folder, goldens = request.path.parent, request.config.stash[_goldens]
+    record = bool(request.config.getoption("--vetrace-record"))
 
     def open_trace(path: str | Path) -> Recording:
-        return Recording(
-            folder / path, folder, record, config.stash[_written], config.stash[_settled]
-        )
+        return Recording(folder / path, folder, record, goldens.written, goldens.settled)
 
     return open_trace
 

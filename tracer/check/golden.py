@@ -33,6 +33,7 @@ from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
 
 _HUNKS = 10  # shown of a region
+_LEFT_OUT = "`ignore` leaves them out, or they vary with time, as a timer's do; `exact` keeps those"
 # In an argument of QEMU's a comma separates, and two are one in a path.
 _HOST_FOLDER = re.compile(r"(^|=)/(?:(?:[^,]|,,)*/)?")
 
@@ -242,6 +243,7 @@ def _record(
     kept = list(excerpt(records, region))
     if not any(isinstance(record, Intercept) for record in kept):
         raise TraceError(_nothing(trace, region, kept))
+    _side_by_region(Differ(rules), trace, region, kept)  # lest a golden be none afterwards
     for path in (golden, *others):
         # The trace has been read: it is a golden that cannot be, or is empty.
         with contextlib.suppress(TraceError):
@@ -265,12 +267,21 @@ def _whole(path: Path) -> tuple[Header, list[Record]]:
 
 def _sides(differ: Differ, path: Path, region: str | None) -> tuple[Header, dict[str, Side]]:
     header, records = _whole(path)
+    return header, _side_by_region(differ, path, region, records)
+
+
+def _side_by_region(
+    differ: Differ, path: Path, region: str | None, records: Sequence[Record]
+) -> dict[str, Side]:
     sieve = Sieve(_selection(region), library.load())
     events = Events(sieve)
     sides = differ.read(event for record in records for event in events.add(record))
-    if not sides:
-        raise TraceError(_nothing(path, region, records))
-    return header, sides
+    if sides:
+        return sides
+    known = Sieve(_selection(region))
+    if any(isinstance(record, Intercept) and known.wanted(record) for record in records):
+        raise TraceError(f"{path}: no access is left to compare: {_LEFT_OUT}")
+    raise TraceError(_nothing(path, region, records))
 
 
 def _selection(region: str | None) -> Selection:

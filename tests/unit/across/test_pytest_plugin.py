@@ -11,6 +11,7 @@ import trace_sample as sample
 from kernel_sample import vmlinux
 
 from tracer import pytest_plugin
+from tracer.linux import kernel
 
 CHECKOUT = Path(__file__).parents[3]
 TEST = """
@@ -117,6 +118,39 @@ def test_no_page_can_be_written_is_no_failure_of_its_own(
     assert list((project / "tests" / "golden").iterdir()) == [
         project / "tests" / "golden" / "nvme-probe.vtrace"
     ]
+
+
+def test_what_could_never_match_is_not_recorded(project: Path, pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(**{"tests/test_driver": TEST.replace('region="nvme"', 'region="hpet"')})
+    result = run(pytester, "--vetrace-record")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["E *run.vtrace: no access is left to compare: `ignore` leaves *"])
+    assert not (project / "tests" / "golden").exists()
+
+
+def test_workers_of_xdist_tell_what_was_recorded_and_take_no_page_of_anothers(
+    project: Path, pytester: pytest.Pytester
+) -> None:
+    pytest.importorskip("bokeh")
+
+    def run(*words: str) -> pytest.RunResult:
+        plugins = "-p", "tracer.pytest_plugin", "-p", "xdist", "-p", "no:cacheprovider"
+        return pytester.runpytest_subprocess(*plugins, "-n", "2", "--dist", "load", *words)
+
+    golden = project / "tests" / "golden" / "nvme-probe.vtrace"
+    recorded = run("--vetrace-record")
+    recorded.stdout.fnmatch_lines([f"vetrace: recorded {golden}"])
+    path = project / "tests" / "run.vtrace"
+    good = path.read_bytes()
+    # One of them matches, on a worker of its own, and the other does not.
+    (project / "tests" / "other.vtrace").write_bytes(good.replace(b'"0x460001"', b'"0x460000"'))
+    pytester.makepyfile(**{"tests/test_other": TEST.replace("run.vtrace", "other.vtrace")})
+    run().assert_outcomes(passed=1, failed=1)
+    page = golden.with_name("nvme-probe.report.html")
+    assert page.exists()
+    (project / "tests" / "other.vtrace").write_bytes(good)
+    run().assert_outcomes(passed=2)
+    assert not page.exists()
 
 
 def test_two_tests_do_not_overwrite_each_others_golden(
@@ -240,12 +274,12 @@ def test_without_qemu(
     monkeypatch.setenv("PATH", str(pytester.path))
     monkeypatch.setenv("CI", ci)
     monkeypatch.setenv("VETRACE_CACHE", str(pytester.path / "cache"))
-    for words, kernel in (("'--kernel=bzImage'", ""), ("", ", a guest kernel")):
+    for words, lacking in (("'--kernel=bzImage'", ""), ("", ", a guest kernel")):
         pytester.makepyfile(BOOT.format(words=words))
         result = run(pytester)
         result.assert_outcomes(**{outcome: 1})
         missing = (
-            f"*missing: qemu-system-x86_64, gdb{kernel}; `vetrace doctor` tells what to install"
+            f"*missing: qemu-system-x86_64, gdb{lacking}; `vetrace doctor` tells what to install"
         )
         result.stdout.fnmatch_lines([missing])
 
@@ -290,7 +324,7 @@ def test_the_default_kernel_by_its_name_boots_no_second_guest(
         booted.append(words)
         sample.write(path)
 
-    monkeypatch.setattr("tracer.linux.kernel.default_kernel", lambda kind: kernels / "vmlinuz-1")
+    monkeypatch.setattr(kernel, "default_kernel", lambda kind: kernels / "vmlinuz-1")
     monkeypatch.setattr(pytest_plugin, "need_guest", lambda words: None)
     monkeypatch.setattr(pytest_plugin, "_run", start)
     pytester.makepyfile(
