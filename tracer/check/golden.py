@@ -23,6 +23,7 @@ from tracer.confidential.handler import CURRENT
 from tracer.devices import library
 from tracer.errors import TraceError, TracerError, UsageError
 from tracer.host.named_file import file_named
+from tracer.host.typed import typed
 from tracer.host.whole_file import new_file
 from tracer.query.sieve import Sieve
 from tracer.query.words import Selection, choose
@@ -88,6 +89,7 @@ class Recording:
         """Return every record after the header. Raises TraceError when the trace is not whole."""
         return list(_whole(self.path)[1])
 
+    @typed
     def assert_matches_trace(
         self,
         golden: Path | str,
@@ -111,6 +113,7 @@ class Recording:
         if changed or not alternatives:
             self.settled.add(path)
 
+    @typed
     def assert_survives(self, profile: str = CURRENT, *, region: str | None = None) -> None:
         """Hold this trace to a confidential guest's handler, as the function of this name does."""
         __tracebackhide__ = True
@@ -118,6 +121,7 @@ class Recording:
             assert_survives(trace, profile, region=region)
 
 
+@typed
 def assert_matches_trace(
     trace: Path | str,
     golden: Path | str,

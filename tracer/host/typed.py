@@ -28,6 +28,7 @@ def typed(function: Callable[_P, _T]) -> Callable[_P, _T]:
 
     @wraps(function)
     def checked(*args: _P.args, **words: _P.kwargs) -> _T:
+        __tracebackhide__ = True  # in a test suite a traceback ends in the test
         if not hints:
             hints.update(typing.get_type_hints(function))
         for name, value in known.bind(*args, **words).arguments.items():

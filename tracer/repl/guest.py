@@ -118,14 +118,17 @@ class Guest:
         """Let the guest go on to its next stop or its end; return where it stands then."""
         return self.run("continue")
 
+    @typed
     def step(self, count: int = 1) -> object:
         """Go on to before the next access, or the ``count``-th; return where it stands then."""
         return self.run(f"step {count}")
 
+    @typed
     def until(self, target: str) -> object:
         """Go on to a time (``1.2s``, ``+50ms``) or a function; return where it stands then."""
         return self.run(f"until {target}")
 
+    @typed
     def at(self, text: str) -> Iterator[Access]:
         """Let the guest go on, and yield each access that waits, of those that `break` would take.
 
@@ -172,6 +175,7 @@ class Guest:
 
         self._context.listeners.append(listen)
 
+    @typed
     def peek(self, place: str, width: int | None = None) -> int:
         """Read a device; ``width`` is in bytes, by default the register's own."""
         told = self.run(f"peek{f'/{width}' if width else ''} {place}")
@@ -189,16 +193,19 @@ class Guest:
         self.run(f"set value {value:#x}")
 
     @typed
+    @typed
     def skip(self, value: int = 0) -> object:
         """Complete the instruction without its device."""
         return self.run(f"skip {value:#x}")
 
+    @typed
     def rule(self, text: str) -> int:
         """Say what becomes of accesses, as `rule` does; return the rule's number."""
         told = self.run(f"rule {text}")
         assert isinstance(told, dict)
         return int(told["number"])
 
+    @typed
     def read(self, linear: int, size: int) -> bytes:
         """Return up to ``size`` bytes of RAM at a linear address; fewer where it ends."""
 
@@ -207,6 +214,7 @@ class Guest:
 
         return self._wait(read())
 
+    @typed
     def symbol(self, linear: int) -> str | None:
         """Return the name of a linear address with its offset."""
 
@@ -215,6 +223,7 @@ class Guest:
 
         return self._wait(symbol())
 
+    @typed
     def address(self, name: str) -> int | None:
         """Return the linear address of a kernel symbol."""
         return self._context.address_of(name)
@@ -249,11 +258,13 @@ class Registers:
     def __init__(self, guest: Guest) -> None:
         object.__setattr__(self, "_guest", guest)
 
+    @typed
     def __getitem__(self, name: str) -> int:
         told = self._guest.run(f"regs {name}")
         assert isinstance(told, dict)
         return int(next(iter(told.values())), 16)
 
+    @typed
     def __setitem__(self, name: str, value: int) -> None:
         self._guest.run(f"set ${name} {value:#x}")
 
@@ -278,6 +289,7 @@ class Regions:
     def __iter__(self) -> Iterator[Region]:
         return iter(self._guest._context.regions.regions)
 
+    @typed
     def __getitem__(self, name: str) -> Region:
         for region in self:
             if region.name == name:

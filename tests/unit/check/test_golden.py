@@ -299,3 +299,11 @@ def test_no_golden_is_recorded_where_an_alternative_matches(
     assert not two.exists()
     assert assert_matches_trace(changed, two, alternatives=[one], record=True)
     assert_matches_trace(changed, two)
+
+
+def test_arguments_of_another_kind_are_refused_before_anything_is_read(tmp_path: Path) -> None:
+    recording = Recording(tmp_path / "none.vtrace")
+    with pytest.raises(UsageError, match=r"^golden is 5, and takes Path \| str$"):
+        recording.assert_matches_trace(5)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"^mask is 'nvme\+0x28', and takes Sequence\[str\]$"):
+        recording.assert_matches_trace("golden.vtrace", mask="nvme+0x28")
