@@ -22,10 +22,9 @@ import contextlib
 import copy
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from tracer.access.region import Choice, check_choice
 from tracer.bare.guidance import guidance
@@ -37,6 +36,7 @@ from tracer.errors import TracerError, UsageError
 from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
+from tracer.host.event_loop import in_its_thread
 from tracer.host.named_file import file_named
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
@@ -91,8 +91,6 @@ __all__ = (
 )
 
 to_dataframe = dataframe
-
-_T = TypeVar("_T")
 
 
 class Trace:
@@ -271,7 +269,7 @@ def boot(
         plans, [launch(each, printed, told) for each in plans], told, Naming(maps),
         _output(output), asked, failures, stacks=stacks, queues=queues, ring=slots,
     )  # fmt: skip
-    with _beside(booted) as booted_guest:
+    with in_its_thread(booted) as booted_guest:
         failures.tell()
         yield booted_guest
     failures.tell()
@@ -361,35 +359,6 @@ def _written(session: Session, output: Path | None) -> Iterator[None]:
     with TraceWriter(output, header(session)) as writer:
         session.scribes.append(writer.append)
         yield
-
-
-@contextlib.contextmanager
-def _beside(context: AbstractAsyncContextManager[_T]) -> Iterator[_T]:
-    """Hold an asynchronous context, in an event loop of a thread of its own."""
-    cancelling: Future[Callable[[], object]] = Future()
-    entered: Future[_T] = Future()
-
-    async def hold() -> None:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        assert task is not None
-        cancelling.set_result(lambda: loop.call_soon_threadsafe(task.cancel))
-        async with context as value:
-            entered.set_result(value)
-            await asyncio.Event().wait()
-
-    with ThreadPoolExecutor(1, "vetrace") as pool:
-        ended: Future[Any] = pool.submit(asyncio.run, hold())
-        first: tuple[Future[Any], ...] = entered, ended
-        try:
-            wait(first, return_when=FIRST_COMPLETED)
-            if not entered.done():
-                ended.result()
-            yield entered.result()
-        finally:
-            with contextlib.suppress(RuntimeError):  # the loop has ended first
-                cancelling.result()()
-            with contextlib.suppress(asyncio.CancelledError):
-                ended.result()
 
 
 def _path(name: Path | str | None) -> Path | None:

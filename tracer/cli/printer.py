@@ -18,7 +18,8 @@ from tracer.trace.event import Event, Events, Everything
 from tracer.trace.fold import Fold, Folders
 from tracer.trace.lines import access_line, fold_line
 from tracer.trace.naming import Naming
-from tracer.trace.polls import Poll, Polls
+from tracer.trace.poll import Poll
+from tracer.trace.polls import Polls
 from tracer.trace.record import End, Record
 from tracer.trace.waiting_words import fitted_poll_line, waited_line
 

@@ -18,7 +18,8 @@ from tracer.query.source import Source
 from tracer.query.words import Selection
 from tracer.text.amount import counted
 from tracer.trace.flame import FoldedStacks
-from tracer.trace.polls import Poll, Polls
+from tracer.trace.poll import Poll
+from tracer.trace.polls import Polls
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary, summary_object

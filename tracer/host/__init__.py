@@ -3,6 +3,7 @@
 __all__ = (
     "backports",
     "cache",
+    "event_loop",
     "guardian",
     "keeper",
     "named_file",

@@ -14,7 +14,7 @@ from tracer.devices.map import Named
 from tracer.text.amount import counted
 from tracer.trace.event import Event
 from tracer.trace.fold import Fold, Folders
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 
 LINES_PER_SECOND = 30
 """What a person can follow, and any terminal can print."""

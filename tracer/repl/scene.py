@@ -25,7 +25,8 @@ from tracer.repl.trace_names import TraceNames
 from tracer.trace.inputs import KIND_OF_SPACE
 from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
-from tracer.trace.polls import Poll, Polls
+from tracer.trace.poll import Poll
+from tracer.trace.polls import Polls
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary

@@ -19,7 +19,7 @@ from tracer.devices.map import Breach
 from tracer.text.printable import printable
 from tracer.trace.layout import FILE_COLUMNS
 from tracer.trace.place import bare_name, spot
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
 

@@ -33,7 +33,7 @@ from tracer.session.loop import Loop
 from tracer.session.manner import Traced
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import RELEASED, UserRecord
 from tracer.trace.waiting_words import fitted_poll_line, poll_line, poll_object

@@ -32,6 +32,7 @@ __all__ = (
     "naming",
     "phase",
     "place",
+    "poll",
     "polls",
     "queue",
     "reader",

@@ -8,7 +8,7 @@ from typing import Any
 from tracer.devices.map import Named, bare_bits
 from tracer.text.printable import cut, printable
 from tracer.trace.layout import padded
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 from tracer.trace.waiting import WaitRecord, WayOut
 
 _MOST = 3

@@ -40,7 +40,7 @@ from tracer.repl.result import Screen
 from tracer.repl.script import file_lines, stream_lines, text_lines
 from tracer.repl.toolbar import toolbar_cells, toolbar_text
 from tracer.trace.fold import Fold
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 
 # ---- lines and words
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import trace_sample as sample
 from msgspec.structs import replace
 
-from tracer.trace.polls import Poll, Polls
+from tracer.trace.poll import Poll
+from tracer.trace.polls import Polls
 from tracer.trace.record import Intercept, MemoryAccess, Record
 from tracer.trace.waiting import WaitRecord, WayOut
 

@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tracer.devices import library
-from tracer.trace.polls import Poll
+from tracer.trace.poll import Poll
 from tracer.trace.waiting import WaitRecord, WayOut
 from tracer.trace.waiting_words import (
     fitted_poll_line,

@@ -26,10 +26,10 @@ from tracer.intercept.queue.registers import (
     number_of,
     places,
 )
-from tracer.intercept.queue.told import MOST_ENTRIES, Told
+from tracer.intercept.queue.told import MOST_ENTRIES, Rung, Told
 from tracer.intercept.queue.virtqueue import chain_of
 from tracer.trace.naming import Naming
-from tracer.trace.queue import QueueEntry, QueueRecord
+from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess
 
 _MOST_COUNT = 1 << 16
@@ -53,36 +53,6 @@ class _Ring:
     phase: bool = True
     used: int = 0
     packed: PackedRing = field(default_factory=PackedRing)
-
-
-@dataclass(frozen=True, slots=True)
-class Rung:
-    """Hold what was in a queue when its doorbell was rung, or when its device interrupted."""
-
-    region: str
-    queue: str
-    number: int
-    entries: tuple[QueueEntry, ...]
-    note: str | None
-
-    @classmethod
-    def of(cls, key: tuple[str, str, int], told: Told) -> Rung:
-        """Return what was told of the queue of a region, a kind and a number."""
-        return cls(*key, tuple(told.entries), "; ".join(told.notes) or None)
-
-    def record(self, record: Intercept, seq: int, *, late: bool = False) -> QueueRecord:
-        """Return it as what the access of number ``seq`` was about."""
-        return QueueRecord(
-            time_ns=record.time_ns,
-            seq=seq,
-            vcpu=record.vcpu,
-            region=self.region,
-            queue=self.queue,
-            number=self.number,
-            entries=list(self.entries),
-            late=late,
-            note=self.note,
-        )
 
 
 class Doorbells:

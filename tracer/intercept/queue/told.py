@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from tracer.devices.queue import Layout
 from tracer.intercept.queue.packed import Done
 from tracer.intercept.queue.virtqueue import Chain, Quiet, used_of
-from tracer.trace.queue import QueueEntry
+from tracer.trace.queue import QueueEntry, QueueRecord
+from tracer.trace.record import Intercept
 
 MOST_ENTRIES = 64
 """Entries of one doorbell that are told."""
@@ -99,3 +101,33 @@ class Told:
                 break
             self.done(at, place, data, *used_of(data))
         return there
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """Hold what was in a queue when its doorbell was rung, or when its device interrupted."""
+
+    region: str
+    queue: str
+    number: int
+    entries: tuple[QueueEntry, ...]
+    note: str | None
+
+    @classmethod
+    def of(cls, key: tuple[str, str, int], told: Told) -> Rung:
+        """Return what was told of the queue of a region, a kind and a number."""
+        return cls(*key, tuple(told.entries), "; ".join(told.notes) or None)
+
+    def record(self, record: Intercept, seq: int, *, late: bool = False) -> QueueRecord:
+        """Return it as what the access of number ``seq`` was about."""
+        return QueueRecord(
+            time_ns=record.time_ns,
+            seq=seq,
+            vcpu=record.vcpu,
+            region=self.region,
+            queue=self.queue,
+            number=self.number,
+            entries=list(self.entries),
+            late=late,
+            note=self.note,
+        )

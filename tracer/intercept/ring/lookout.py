@@ -18,7 +18,8 @@ from tracer.devices.map import Named
 from tracer.errors import TraceError
 from tracer.intercept.journal import Journal
 from tracer.intercept.names import Names
-from tracer.intercept.queue.doorbell import Doorbells, Rung
+from tracer.intercept.queue.doorbell import Doorbells
+from tracer.intercept.queue.told import Rung
 from tracer.intercept.view import GuestView
 from tracer.trace.antecedents import places_of
 from tracer.trace.bars import Bars
@@ -28,7 +29,8 @@ from tracer.trace.configuration import DATA
 from tracer.trace.member import Space
 from tracer.trace.messages import functions, table_owners
 from tracer.trace.naming import Naming
-from tracer.trace.polls import Place, Poll, Polls
+from tracer.trace.poll import Place, Poll
+from tracer.trace.polls import Polls
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, Line, MemoryAccess, RegionRecord
 from tracer.trace.waiting import WaitRecord, WayOut

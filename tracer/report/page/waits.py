@@ -7,7 +7,8 @@ from typing import Any
 from tracer.confidential.hypercall import tdvmcall
 from tracer.devices.map import Named
 from tracer.trace.event import Event
-from tracer.trace.polls import Place, Poll, Polls
+from tracer.trace.poll import Place, Poll
+from tracer.trace.polls import Polls
 from tracer.trace.queue import QueueRecord, queue_object
 from tracer.trace.record import Intercept
 from tracer.trace.waiting import WaitRecord
