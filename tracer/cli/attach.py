@@ -9,11 +9,12 @@ from pathlib import Path
 
 from tracer.access.region import Choice
 from tracer.cli.filters import add_register_files
+from tracer.cli.guest import Guest
 from tracer.cli.guest_arguments import add_choice_arguments
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, limits
-from tracer.cli.traced_run import Guest, TracedRun
+from tracer.cli.traced_run import TracedRun
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder

@@ -9,6 +9,7 @@ from functools import partial
 
 from tracer.cli import EXIT_OK
 from tracer.cli.filters import add_register_files
+from tracer.cli.guest import Guest
 from tracer.cli.guest_arguments import add_guest_arguments, guest_plan
 from tracer.cli.guest_console import guest_console
 from tracer.cli.hosting import add_host_arguments, asked
@@ -16,7 +17,7 @@ from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.output import output_file
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
 from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, inputs, limits
-from tracer.cli.traced_run import Guest, TracedRun
+from tracer.cli.traced_run import TracedRun
 from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError

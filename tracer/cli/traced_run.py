@@ -7,8 +7,6 @@ import asyncio
 import contextlib
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from tracer.access.region import check_choice
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.closing import closing_lines
 from tracer.cli.filters import register_maps
+from tracer.cli.guest import Guest, detached_after
 from tracer.cli.guest_arguments import tell
 from tracer.cli.guest_console import GuestConsole, Printed
 from tracer.cli.interactive import screen, wish
@@ -25,7 +24,6 @@ from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import recorded
 from tracer.cli.run_arguments import last
 from tracer.cli.verify import check_run
-from tracer.compiled.inputs import Input
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
 from tracer.guest.report import why_failed, why_missing, why_unloaded
@@ -49,48 +47,13 @@ from tracer.repl.shell import Shell
 from tracer.session.control import Control
 from tracer.session.host import Host, ruled_host
 from tracer.session.session import Session
-from tracer.session.watchdog import Limits, Watchdog
+from tracer.session.watchdog import Watchdog
 from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.record import Header
 from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
 from tracer.trace.writer import TraceWriter, next_of
-
-
-@dataclass(frozen=True, slots=True)
-class Guest:
-    """Say how a guest is opened, and what of it is recorded.
-
-    ``open`` takes who gets the bytes of its console, and who gets lines about what takes long.
-    After ``seconds``, if any are given, the guest goes on without vetrace. One that is somebody
-    else's cannot be opened ``again``.
-    """
-
-    open: Callable[
-        [Callable[[bytes], None], Callable[[str], None]], AbstractAsyncContextManager[Session]
-    ]
-    limits: Limits
-    inputs: frozenset[Input] = frozenset()
-    qemu_log: Path | None = None
-    nested: bool = False
-    seconds: float | None = None
-    again: bool = True
-
-
-@contextlib.asynccontextmanager
-async def _detached(session: Session, seconds: float | None) -> AsyncIterator[None]:
-    # Ends what runs in the block after so long, the guest going on.
-    async def end(seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        await session.detach()
-
-    task = None if seconds is None else asyncio.create_task(end(seconds))
-    try:
-        yield
-    finally:
-        if task is not None:
-            task.cancel()
 
 
 class TracedRun:
@@ -355,7 +318,7 @@ class TracedRun:
         return FlightRecorder(trace, opening, self._last)
 
     async def _unattended(self, session: Session, guest: Guest) -> None:
-        async with _detached(session, guest.seconds):
+        async with detached_after(session, guest.seconds):
             await session.run()
 
     def _conversation(self, control: Control) -> Callable[[], Awaitable[object]]:

@@ -9,6 +9,7 @@ __all__ = (
     "asking",
     "common",
     "diary",
+    "exits",
     "flagging",
     "inputs",
     "layout",

@@ -107,7 +107,6 @@ _PAIR_SLOT = _WINDOW_SLOT - 1
 MAPS = _PORTS
 """Offset in the shared pages of the maps of ports and MSRs for which the guest leaves."""
 _CODE_SEGMENT = 0x00AF_9B00_0000_FFFF
-_HELD = vmcb.IRET | vmcb.PAUSE | vmcb.HLT | vmcb.MWAIT
 CODE_SEGMENT = _CODE_SEGMENT.to_bytes(8, "little")
 """The descriptor of a segment of 64-bit code."""
 _GATES_COUNT = 256
@@ -340,42 +339,6 @@ class MonitorCode:
         nested = self.tables if self.nested else None
         block = vmcb.control_block(entered, intercepts, ports, msrs, nested, dr7=dr7)
         return block + bytes(_PAGE) + state
-
-
-def intercepts_of(
-    spaces: Collection[Input],
-    *,
-    domain: bool = False,
-    encrypted: bool = False,
-    nested: bool = False,
-) -> int:
-    """Return the words of a VMCB that have a guest leave for inputs of these kinds.
-
-    CPUID and MSRs always do, as they would tell of SVM, and so does it for SMIs, as firmware's code
-    would leave as well; a trust ``domain`` asks to sleep, too, and an ``encrypted`` guest for
-    whatever else a host intercepts (Linux arch/x86/kvm/svm/svm.c, init_vmcb). With ``nested`` traps
-    PCI configuration may move devices.
-    """
-    found = vmcb.CPUID | vmcb.MSR | vmcb.SMI | vmcb.VMRUN_TO_SKINIT
-    if domain:
-        found |= vmcb.HLT
-    if encrypted:
-        found |= vmcb.RDPMC | vmcb.INVD | vmcb.WBINVD | vmcb.MONITOR | vmcb.MWAIT
-    if Input.PORT in spaces or nested:
-        found |= vmcb.IO
-    if Input.TSC in spaces:
-        found |= vmcb.RDTSC | vmcb.RDTSCP
-    if Input.IRQ in spaces:
-        found |= vmcb.INTERRUPT
-    return found
-
-
-def quiet_intercepts(now: int) -> int:
-    """Return the words of a VMCB, as they are ``now``, with which a guest leaves for no input.
-
-    Interrupts that have been asked for are the monitor's business, which may have one in hand.
-    """
-    return intercepts_of(()) | now & (vmcb.INTERRUPT | _HELD)
 
 
 def going_on(cpu: CpuState) -> list[tuple[int, bytes]]:

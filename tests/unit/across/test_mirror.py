@@ -170,7 +170,7 @@ BY_PLAYBOOK = {
 
 # Modules that need QEMU, GDB or apt, by the test that runs these.
 ON_A_GUEST = {
-    "test_attach": "cli/attach cli/traced_run launch/attach qemu/foreign qemu/guest",
+    "test_attach": "cli/attach cli/guest cli/traced_run launch/attach qemu/foreign qemu/guest",
     "test_live": "intercept/below/ve_trial launch/borrow linux/handler_end",
     "test_page": "report/page/plotting",
     "test_page_conditions": "report/page/language",

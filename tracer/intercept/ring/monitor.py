@@ -24,10 +24,11 @@ from tracer.access.vcpu import (
 from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
 from tracer.compiled import flagging, layout, module, monitor
 from tracer.compiled.diary import Current
+from tracer.compiled.exits import intercepts_of, quiet_intercepts
 from tracer.compiled.flagging import NO_INPUTS
 from tracer.compiled.inputs import INPUT_FIELDS, Input
 from tracer.compiled.layout import SLOT_SIZE, block_size
-from tracer.compiled.monitor import MonitorCode, intercepts_of, quiet_intercepts
+from tracer.compiled.monitor import MonitorCode
 from tracer.confidential.ghcb import GHCB_STAND_IN
 from tracer.confidential.input_verdict import SEV_MSRS
 from tracer.confidential.kind import Kind
