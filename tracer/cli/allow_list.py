@@ -9,8 +9,7 @@ import msgspec
 
 from tracer.cli import EXIT_OK, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
-from tracer.errors import UsageError
-from tracer.host.textfile import STANDARD
+from tracer.host.textfile import check_once
 from tracer.query.roster import Roster, check_selection
 from tracer.query.source import Source
 from tracer.report.allow_list import allow_object, allow_text
@@ -36,8 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print what the accesses that the arguments select use; return the exit status."""
-    if args.traces.count(STANDARD) > 1:
-        raise UsageError("standard input is one trace: give - once")
+    check_once(args.traces)
     chosen, maps = selection(args), register_maps(args)
     allowed, rosters, readers = Allowed(), list[Roster](), []
     for path in args.traces:

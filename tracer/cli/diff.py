@@ -15,6 +15,7 @@ from tracer.cli import EXIT_MISMATCH, EXIT_OK, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import argument, count
 from tracer.host.streams import warn
+from tracer.host.textfile import check_once
 from tracer.query.roster import check_selection
 from tracer.query.source import Source
 from tracer.trace.loss import Losses
@@ -81,6 +82,7 @@ def rules_of(args: argparse.Namespace) -> Rules:
 
 def run(args: argparse.Namespace) -> int:
     """Print how the two traces differ; return the exit status."""
+    check_once((args.first, args.second))
     differ = Differ(rules_of(args))
     chosen, maps = selection(args), register_maps(args)
     sides, sources = [], []

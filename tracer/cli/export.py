@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     is_text = args.format in _TEXTS
     if args.output == STANDARD and not is_text and sys.stdout.isatty():
         raise UsageError(f"{args.format} is no text for a terminal: give -o a file, or use a pipe")
-    if args.format == _TWICE and args.trace == STANDARD:
-        raise UsageError(f"{args.format} takes a trace that can be read twice: give it a file")
     with TraceReader(args.trace) as trace:
+        if args.format == _TWICE and not trace.is_file:
+            raise UsageError(f"{args.format} takes a trace that can be read twice: give it a file")
         source = Source(trace, chosen, maps)
         prints = args.output == STANDARD
         with sink(args.output) as output, terminal.reading(trace, prints=prints):

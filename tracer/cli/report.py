@@ -14,7 +14,7 @@ from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.output import sink
 from tracer.errors import UsageError
 from tracer.host.streams import warn
-from tracer.host.textfile import STANDARD, are_one_file
+from tracer.host.textfile import STANDARD, are_one_file, check_once
 from tracer.query.roster import Roster, check_selection
 from tracer.query.source import Source
 from tracer.text.amount import counted
@@ -52,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     with extra("bokeh", "report", "a report"):
         from tracer.report.page import contents, document, plotting
     paths = [args.trace, *([] if args.other is None else [args.other])]
+    check_once(paths)
     if any(are_one_file(path, args.output) for path in paths):
         raise UsageError(f"{args.output} is the trace itself: give the page another name")
     if args.output == STANDARD and sys.stdout.isatty():

@@ -97,6 +97,13 @@ def last(args: argparse.Namespace) -> int | None:
     return last
 
 
+def check_trace(args: argparse.Namespace) -> None:
+    """Raise UsageError where the trace is to be read again, and goes where it cannot be."""
+    path = args.output if args.check else None
+    if path is not None and path.exists() and not path.is_file():
+        raise UsageError(f"--check reads the trace again, and {path} is no file")
+
+
 def inputs(args: argparse.Namespace) -> frozenset[Input]:
     """Return the kinds of inputs that are recorded. Raises UsageError."""
     if args.inputs is None:

@@ -56,31 +56,38 @@ def run(args: argparse.Namespace) -> int:
     everything = chosen.condition is None
     with TraceReader(args.trace) as trace, terminal.reading(trace):
         source = Source(trace, chosen, maps)
-        for record, events, times in source.kinds():
+        # A file is read once more where there is a wait, which most have not.
+        polls = None if trace.is_file else Polls()
+        each = ((record, events, 1) for record, events in source)
+        for record, events, times in source.kinds() if polls is None else each:
+            if polls is not None:
+                polls.add(record)
             # A selection has only the regions that it touches, and the intercepts.
             if everything or events or not isinstance(record, RegionRecord | Intercept):
                 summary.add(record, events, times=times)
             if isinstance(record, WaitRecord) and record.awaited:
                 waits.append(record)
         source.check_names()
-    polls = _polls(args.trace, waits)
+    awaited = _awaited(args.trace, waits, polls)
     if args.json:
-        told = [poll_object(poll) for poll in polls]
+        told = [poll_object(poll) for poll in awaited]
         print(msgspec.json.encode(_object(summary, trace) | {"waits": told}).decode())
     else:
-        _print_tables(summary, polls, args.limit or None)
+        _print_tables(summary, awaited, args.limit or None)
     terminal.warn_of_losses(trace)
     return EXIT_OK
 
 
-def _polls(path: str, waits: Sequence[WaitRecord]) -> list[Poll]:
+def _awaited(path: str, waits: Sequence[WaitRecord], polls: Polls | None) -> list[Poll]:
     # Returns the longest poll of each register that a loop waits for.
     if not waits:
         return []
-    polls, wanted = Polls(), {wait.place for wait in waits}
-    with TraceReader(path) as trace:
-        for record in trace:
-            polls.add(record)
+    if polls is None:
+        polls = Polls()
+        with TraceReader(path) as trace:
+            for record in trace:
+                polls.add(record)
+    wanted = {wait.place for wait in waits}
     return [poll for poll in polls.all() if poll.place in wanted]
 
 

@@ -22,7 +22,7 @@ from tracer.cli.guest_console import GuestConsole, Printed
 from tracer.cli.interactive import screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import recorded
-from tracer.cli.run_arguments import last
+from tracer.cli.run_arguments import check_trace, last
 from tracer.cli.verify import check_run
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
@@ -80,6 +80,7 @@ class TracedRun:
         self._host: Host | None = None
         self._ring = None if args.every_stop else parse_ring(args.ring)
         self._last = last(args)
+        check_trace(args)
         self._summary = Summary()
         self._wish = wish(args, args.output)
         self._status = EXIT_OK

@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from io import BufferedReader
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Protocol, cast
 
 import zstandard
 
-from tracer.errors import TraceError
+from tracer.errors import TraceError, UsageError
 from tracer.text.file_error import unread
 
 STANDARD = "-"
@@ -32,6 +32,12 @@ def are_one_file(first: str, second: str) -> bool:
         return Path(first).samefile(second)
     except OSError:  # whoever opens the one that cannot be reached says what is wrong
         return False
+
+
+def check_once(names: Sequence[str]) -> None:
+    """Raise UsageError where standard input, which is read once, is named for several files."""
+    if names.count(STANDARD) > 1:
+        raise UsageError("standard input is one trace: give - once")
 
 
 _CHUNK = 1 << 16

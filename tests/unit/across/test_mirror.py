@@ -21,6 +21,7 @@ TOPICS = {
     "check/witness/ports": "ports in a trace and in QEMU's log",
     "check/witness/interrupt_order": "interrupts in a trace and in QEMU's log",
     "check/witness/configuration_space": "PCI configuration space in a trace and in QEMU's log",
+    "cli/pipe": "a trace that comes through a pipe, of each command that reads one",
     "cli/progress": "how far a long trace has been read, of each command that reads one",
     "devices/names": "the commands over traces name registers",
     "export/formats": "Perfetto and Parquet, as their own libraries read them",

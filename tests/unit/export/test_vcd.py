@@ -99,7 +99,8 @@ def test_what_has_no_width_is_left_out(tmp_path: Path, capsys: Output) -> None:
 def test_a_trace_that_can_be_read_once_is_refused(
     tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO()))
+    data = sample.write(tmp_path / "run.vtrace").read_bytes()
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(data))))
     made = tmp_path / "run.vcd"
     assert main.main(["export", "-", "--format", "vcd", "-o", str(made)]) == 2
     assert "can be read twice" in capsys.readouterr().err and not made.exists()
