@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import guest_program
@@ -206,7 +207,8 @@ def plugged(folder: Path, image: Path, *options: str) -> Run:
                 ("unplugged", "device_add", edu),
             ):  # fmt: skip
                 running.until(lambda text=text: said(serial, text), text)
-                person.execute(command, arguments)
+                # QEMU is done with a device a moment after the guest is.
+                running.until(partial(person.takes, command, arguments), command)
         return running.finish()
 
 

@@ -22,14 +22,18 @@ def regions(done: Run) -> set[str]:
 def test_a_hypervisor_starts_and_refuses_the_kernel_above_it(tmp_path: Path) -> None:
     image, kernel = xen(tmp_path), default_kernel()
     assert kernel is not None
-    done = boot(
-        tmp_path, "--from-reset", "--quiet", "--check", "--kernel", image, "--initrd", kernel,
+    words = (
+        "--from-reset", "--quiet", "--check", "--kernel", image, "--initrd", kernel,
         "--memory", "1G", "--append", "com1=115200,8n1 console=com1",
     )  # fmt: skip
+    done, least = boot(tmp_path / "icount", *words), 50_000
+    if "Bad icount read" in done.err:  # QEMU 10 under Xen 4.20, without vetrace as well
+        assert "boot that with --realtime" in done.err
+        done, least = boot(tmp_path / "realtime", *words, "--realtime"), 1_000
     assert done.status == 0, done.err
     said = "\n".join(done.serial)
     assert "(XEN) ENABLING IO-APIC IRQs" in said, said[-2000:]
-    assert agreed(done) > 50_000
+    assert agreed(done) > least
     assert {"hpet", "ioapic", "lapic", "ecam", "nvme"} <= regions(done)
 
 
@@ -42,6 +46,8 @@ def test_another_firmware_finds_a_disk(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.status == 0, done.err
     said = "\n".join(done.serial)
-    assert "U-Boot" in said and "Capacity: 8.0 MB" in said, said[-2000:]
+    # Of 2023.01, and of 2025.01, which has another way to look for what to start.
+    found = "Capacity: 8.0 MB" in said or "Scanning bootdev 'virtio-blk#0.bootdev'" in said
+    assert "U-Boot" in said and found, said[-2000:]
     assert agreed(done) > 1_000
     assert {"disk.common", "ich9-ahci.ahci", "lapic"} <= regions(done)

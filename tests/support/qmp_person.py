@@ -34,10 +34,19 @@ class QmpPerson:
 
     def execute(self, command: str, arguments: Mapping[str, Any] | None = None) -> Any:
         """Carry out a command, and return its result."""
+        answer = self._answer(command, arguments)
+        assert "error" not in answer, answer
+        return answer["return"]
+
+    def takes(self, command: str, arguments: Mapping[str, Any] | None = None) -> bool:
+        """Carry out a command if QEMU takes it now; tell whether it did."""
+        return "return" in self._answer(command, arguments)
+
+    def _answer(self, command: str, arguments: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        # Events come between.
         self._lines.write(json.dumps({"execute": command, "arguments": arguments or {}}) + "\n")
         self._lines.flush()
-        answer = json.loads(self._lines.readline())
-        while "return" not in answer:
-            assert "error" not in answer, answer
+        answer: Mapping[str, Any] = {}
+        while not answer.keys() & {"return", "error"}:
             answer = json.loads(self._lines.readline())
-        return answer["return"]
+        return answer

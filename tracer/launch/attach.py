@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from tracer.access.region import Choice, RegionMap, parse_range
 from tracer.access.space import AddressSpace
@@ -40,6 +41,10 @@ _IN_RAM = Path("the guest's kernel")
 _BANNER = "linux_banner"
 _RAM, _CODE = range(2)
 """Kinds of changes: of RAM, by physical address, and of code, by linear address."""
+_LOOKS = 4
+"""How often a guest that runs is looked at before it counts as one that cannot be joined."""
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,24 +237,42 @@ async def _debugger(plan: Attachment, machine: ForeignMachine) -> AsyncIterator[
 async def _software(
     plan: Attachment, machine: ForeignMachine, progress: Callable[[str], None]
 ) -> Linux:
-    states = await machine.dialogue.vcpu_states()
-    tables = [state for state in states if state.paging]
     if plan.kernel is None:
         progress("reading the kernel out of the guest's RAM")
-        kernel, moved = _resident(machine.memory, tables), 0
+        kernel, moved = await _look(machine, _resident), 0
     else:
         kernel = open_kernel(plan.kernel, plan.symbols, progress)
-        moved = _displacement(kernel, machine.memory, tables)
+        moved = await _look(machine, partial(_displacement, kernel))
     names = kernel.symbols.moved(moved)
-    handlers = {names.address_of(name) for name in HANDLERS}
-    if not handlers & set(_handlers(machine.memory, tables)):
+    await _look(machine, partial(_check_handlers, {names.address_of(name) for name in HANDLERS}))
+    system = Linux(kernel, Joined(Moved(moved)))
+    system.lends = not machine.by_packets
+    return system
+
+
+async def _look(
+    machine: ForeignMachine, look: Callable[[PhysicalMemory, list[VcpuState]], _T]
+) -> _T:
+    # The guest runs: the program whose page tables a vCPU told may be gone once they are read, and
+    # other things in their place.
+    async def once() -> _T:
+        states = await machine.dialogue.vcpu_states()
+        return look(machine.memory, [state for state in states if state.paging])
+
+    for _ in range(_LOOKS - 1):
+        with contextlib.suppress(GuestError):
+            return await once()
+    return await once()
+
+
+def _check_handlers(
+    handlers: set[int | None], memory: PhysicalMemory, states: list[VcpuState]
+) -> None:
+    if not handlers & set(_handlers(memory, states)):
         raise GuestError(
             "the guest's page faults do not go to its kernel's own handler: another tracer has "
             "it, or one that was killed has left it so"
         )
-    system = Linux(kernel, Joined(Moved(moved)))
-    system.lends = not machine.by_packets
-    return system
 
 
 def _resident(memory: PhysicalMemory, states: list[VcpuState]) -> Kernel:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from tracer.errors import GuestCrashed, QemuError
 from tracer.host.process import exit_words
 
+_NO_CLOCK = "Bad icount read"
+"""The last words of a QEMU whose clock was read within a block of code (icount_get_raw_locked)."""
 _PANIC = "Kernel panic - not syncing"
 _STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 """Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
@@ -58,9 +60,7 @@ def check(ending: Ending, whose: str = "") -> Ending:
     if panic is not None:
         raise GuestCrashed(f"the guest panicked: {panic}")
     if ending.cause != "guest-reset" or ending.status != 0:
-        raise QemuError(
-            f"QEMU ended before its guest did: {why(ending)}; boot again{_chosen(ending)}"
-        )
+        raise QemuError(f"QEMU ended before its guest did: {why(ending)}; {_remedy(ending)}")
     return ending
 
 
@@ -71,11 +71,16 @@ def why(ending: Ending) -> str:
     return exit_words(ending.status)
 
 
-def _chosen(ending: Ending) -> str:
+def _remedy(ending: Ending) -> str:
+    if _NO_CLOCK in ending.errors:
+        return "its virtual clock does not bear this guest: boot that with --realtime"
     # A status without a complaint of QEMU's may be what the guest has chosen (isa-debug-exit).
     if ending.status <= 0 or ending.errors:
-        return ""
-    return f", with --exit-ok {ending.status} if that is how this guest says that all is well"
+        return "boot again"
+    return (
+        f"boot again, with --exit-ok {ending.status} if that is how this guest says that all is"
+        " well"
+    )
 
 
 def _panic(console: Sequence[str]) -> str | None:

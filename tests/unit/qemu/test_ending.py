@@ -54,3 +54,9 @@ def test_an_exit_status_says_that_all_is_well() -> None:
         with pytest.raises(QemuError, match=r"; boot again$"):
             check(Ending(status, "", (), errors, triple_fault=False))
     assert check(Ending(0, "guest-shutdown", (), "", triple_fault=False, accepted=33))
+
+
+def test_a_clock_of_qemus_that_a_guest_breaks_has_its_own_remedy() -> None:
+    said = "qemu-system-x86_64: Bad icount read\n"
+    with pytest.raises(QemuError, match=r"Bad icount read; its virtual .* with --realtime$"):
+        check(Ending(1, "", (), said, triple_fault=False))
