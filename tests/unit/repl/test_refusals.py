@@ -16,6 +16,7 @@ from talk_sample import refused, run, told
         ("step 0", "0 accesses cannot be stepped over; usage: step [N]"),
         ("continue 3", "it takes no argument; usage: continue"),
         ("next nvm", "there is no region nvm; did you mean nvme?"),
+        ("next 5", "next takes a region: `step 5` goes by a count"),
         ("break nvm", "no region is called nvm; did you mean nvme?"),
         ("break nvme.CSTSS", "nvme has no register CSTSS; did you mean CSTS?"),
         ("delete 4", "there is no break 4; there are: none at all"),

@@ -14,7 +14,7 @@ from tracer.repl.context import Context
 from tracer.repl.parser import Statement
 from tracer.repl.result import Result, said
 from tracer.repl.run import Goal
-from tracer.text.number import whole
+from tracer.text.number import is_whole, whole
 from tracer.trace.name import names_region
 
 if TYPE_CHECKING:
@@ -62,13 +62,15 @@ async def step(context: Context, statement: Statement) -> Result:
     repeats=True,
 )  # fmt: skip
 async def next_(context: Context, statement: Statement) -> Result:
-    context.run.go_to(_next(context, "next", statement.rest))
+    context.run.go_to(_next(context, "next", statement.rest, "step"))
     return await context.gone_on()
 
 
-def _next(context: Context, verb: str, text: str) -> Goal:
+def _next(context: Context, verb: str, text: str, counting: str) -> Goal:
     name = text or _region_here(context)
     if not context.known.named(name):
+        if is_whole(name):  # as gdb's takes it
+            raise UsageError(f"{verb} takes a region: `{counting} {name}` goes by a count")
         raise context.misses("region", name, context.region_names())
     _require_traced(context, name)
 
@@ -170,7 +172,7 @@ async def reverse_continue(context: Context, statement: Statement) -> Result:
 )  # fmt: skip
 async def reverse_next(context: Context, statement: Statement) -> Result:
     recording = _recording(context)
-    recording.go_back_to(_next(context, "reverse-next", statement.rest))
+    recording.go_back_to(_next(context, "reverse-next", statement.rest, "back"))
     return await context.gone_on()
 
 
