@@ -40,7 +40,7 @@ def regions(trace: Trace) -> Counter[str | None]:
 # ---- the price of a hook
 
 
-@pytest.mark.parametrize("metapackage", [FULL, REAL_TIME])
+@pytest.mark.parametrize("metapackage", [FULL, pytest.param(REAL_TIME, marks=pytest.mark.long)])
 def test_stops_for_mappings_are_as_few_as_in_the_default_guest(
     metapackage: str, traced: Run, tmp_path: Path
 ) -> None:

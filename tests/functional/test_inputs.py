@@ -141,7 +141,7 @@ def test_the_trace_holds_to_its_instructions_and_is_read_by_all(
 @pytest.mark.parametrize(
     "options",
     [
-        ("--kaslr",),
+        pytest.param(("--kaslr",), marks=pytest.mark.long),
         pytest.param(("--append", "pti=on"), marks=pytest.mark.long),
         ("--realtime", "--", "-smp", "2"),
         pytest.param(("--realtime", "--", "-smp", "3"), marks=pytest.mark.long),

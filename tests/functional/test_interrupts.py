@@ -78,7 +78,11 @@ def test_each_interrupt_is_a_record_and_qemus_log_has_the_same(traced: Run, trac
 
 @pytest.mark.parametrize(
     "options",
-    [(), ("--realtime", "-smp", "2"), pytest.param(("--realtime", "-smp", "4"), marks=LONG)],
+    [
+        (),
+        pytest.param(("--realtime", "-smp", "2"), marks=LONG),
+        pytest.param(("--realtime", "-smp", "4"), marks=LONG),
+    ],
     ids=["one", "two", "four"],
 )
 def test_a_linux_guests_are_those_of_qemus_log(options: tuple[str, ...], tmp_path: Path) -> None:
