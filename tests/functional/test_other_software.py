@@ -46,8 +46,9 @@ def test_another_firmware_finds_a_disk(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.status == 0, done.err
     said = "\n".join(done.serial)
-    # Of 2023.01, and of 2025.01, which has another way to look for what to start.
-    found = "Capacity: 8.0 MB" in said or "Scanning bootdev 'virtio-blk#0.bootdev'" in said
-    assert "U-Boot" in said and found, said[-2000:]
+    # Debian 13's U-Boot looks for what to start in another way, and tells no capacity.
+    later = "U-Boot 2025" in said
+    found = "Scanning bootdev 'virtio-blk#0.bootdev'" if later else "Capacity: 8.0 MB"
+    assert "U-Boot" in said and found in said, said[-2000:]
     assert agreed(done) > 1_000
     assert {"disk.common", "ich9-ahci.ahci", "lapic"} <= regions(done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from tracer.cli.output import output_file
 from tracer.compiled.inputs import Input
@@ -90,7 +91,7 @@ def last(args: argparse.Namespace) -> int | None:
         raise UsageError(f"--last {args.last}: give a number of accesses from 1 on")
     if args.output is None:
         raise UsageError("--last says something only with -o TRACE")
-    if args.output.exists() and not args.output.is_file():
+    if not is_kept(args.output):
         raise UsageError(f"--last keeps two files, and {args.output} is none")
     if args.check:
         raise UsageError("--check compares a whole run, of which --last keeps the end: drop one")
@@ -99,9 +100,13 @@ def last(args: argparse.Namespace) -> int | None:
 
 def check_trace(args: argparse.Namespace) -> None:
     """Raise UsageError where the trace is to be read again, and goes where it cannot be."""
-    path = args.output if args.check else None
-    if path is not None and path.exists() and not path.is_file():
-        raise UsageError(f"--check reads the trace again, and {path} is no file")
+    if args.check and args.output is not None and not is_kept(args.output):
+        raise UsageError(f"--check reads the trace again, and {args.output} is no file")
+
+
+def is_kept(trace: Path) -> bool:
+    """Tell whether a trace goes into a file, there or not, rather than into a pipe or a device."""
+    return trace.is_file() or not trace.exists()
 
 
 def inputs(args: argparse.Namespace) -> frozenset[Input]:

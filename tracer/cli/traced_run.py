@@ -22,7 +22,7 @@ from tracer.cli.guest_console import GuestConsole, Printed
 from tracer.cli.interactive import screen, wish
 from tracer.cli.printer import LinePrinter, json_printer
 from tracer.cli.recorded import recorded
-from tracer.cli.run_arguments import check_trace, last
+from tracer.cli.run_arguments import check_trace, is_kept, last
 from tracer.cli.verify import check_run
 from tracer.errors import Diverged, Interrupted, TracerError, UsageError
 from tracer.guest.equipment import device_names
@@ -192,7 +192,7 @@ class TracedRun:
             raise UsageError(f"{own.name} has decided about accesses of this guest: {leave}")
         if guest.qemu_log is not None:
             raise UsageError(f"QEMU's log, for --check or --qemu-log, is of one run: {leave}")
-        if output is not None and output.exists() and not output.is_file():
+        if output is not None and not is_kept(output):
             raise UsageError(f"{output} is no file, and has room for one trace: {leave}")
 
     @contextlib.asynccontextmanager

@@ -1,4 +1,4 @@
-"""What a guest leaves to the monitor for: the words of a VMCB that say so.
+"""The words of a VMCB that say for which instructions and events a guest leaves to the monitor.
 
 Ref: AMD64 Architecture Programmer's Manual vol. 2, 15.9 and appendix B.
 """

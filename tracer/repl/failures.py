@@ -1,4 +1,4 @@
-"""What a person's own functions raised where nobody of theirs waited for them."""
+"""Errors of a person's own functions, which vetrace called while nobody of theirs waited."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ class Failures:
     def __init__(self) -> None:
         self._errors: list[BaseException] = []
 
-    def keep(self, error: BaseException) -> None:
-        """Keep an error for :meth:`tell`."""
-        self._errors.append(error)
+    def guarded(
+        self, function: Callable[[_T], object], leave: Callable[[], object] = lambda: None
+    ) -> Callable[[_T], None]:
+        """Return a function that calls another, and does no more once that has raised.
 
-    def guarded(self, function: Callable[[_T], object]) -> Callable[[_T], None]:
-        """Return a function that calls another, and does no more once that has raised."""
+        ``leave`` is called then: whoever calls the function can stop.
+        """
         failed = False
 
         def call(value: _T) -> None:
@@ -33,7 +34,8 @@ class Failures:
                 function(value)
             except (Exception, SystemExit) as error:
                 failed = True
-                self.keep(error)
+                self._errors.append(error)
+                leave()
 
         return call
 

@@ -165,15 +165,13 @@ class Guest:
         """
         rule = self._wait(self._context.rule(text)) if text else None
 
-        def listen(seen: Seen) -> None:
-            try:
-                if rule is None or rule.fits(seen):
-                    function(flat(seen, self._context.run.stacks))
-            except (Exception, SystemExit) as error:
-                self._context.listeners.remove(listen)
-                self._failures.keep(error)
+        def take(seen: Seen) -> None:
+            if rule is None or rule.fits(seen):
+                function(flat(seen, self._context.run.stacks))
 
-        self._context.listeners.append(listen)
+        listeners = self._context.listeners
+        listen = self._failures.guarded(take, lambda: listeners.remove(listen))
+        listeners.append(listen)
 
     @typed
     def peek(self, place: str, width: int | None = None) -> int:

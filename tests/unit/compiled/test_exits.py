@@ -1,4 +1,4 @@
-"""What a guest leaves to the monitor for, bit by bit."""
+"""The words that say for what a guest leaves to the monitor, bit by bit."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from tracer.host.event_loop import in_its_thread
 
 
 class Held:
-    """What a context did, and in which thread."""
+    """A context that notes what it did, and in which thread."""
 
     def __init__(self) -> None:
         self.done: list[str] = []

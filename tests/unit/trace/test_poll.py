@@ -24,7 +24,7 @@ def test_it_goes_on_until_the_next_turn_is_overdue() -> None:
     # Its turns are 1.4 ms apart: a pause of up to 50 ms may still be one of the host's.
     assert POLL.goes_on(61_000_000)
     assert not POLL.goes_on(61_000_001)
-    # Of one whose turns are seldom, eight pauses.
+    # A poll whose turns are seldom goes on for eight pauses.
     slow = replace(POLL, turns=2)
     assert slow.goes_on(91_000_000)
     assert not slow.goes_on(91_000_001)
