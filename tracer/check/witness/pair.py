@@ -146,6 +146,8 @@ class Pair:
         by_vcpu: bool = False,
         wholes: Mapping[int, Whole] | None = None,
     ) -> Iterator[tuple[Strand, TracedAccess]]:
+        # Nested traps tell of no mapping: what is accessed has one.
+        self.territory.map(access.region or "" for _, access in made if access.space == "memory")
         for region, traced in traced_accesses(made, site, text, by_vcpu, wholes or {}):
             self.count(region).traced += traced.count
             yield strand_of(region, vcpu), traced

@@ -89,8 +89,9 @@ class Territory:
 
     def map(self, names: Iterable[str]) -> None:
         """Take notice that the guest has mapped regions."""
-        if not self._mapped.issuperset(names):
-            self._mapped.update(names)
+        new = {name for name in names if name not in self._mapped}
+        if new:
+            self._mapped |= new
             self._known.clear()
 
     def learn(self, region: str, base: int) -> None:

@@ -419,6 +419,11 @@ def test_a_device_whose_memory_is_an_alias_of_its_ports_is_logged_at_its_ports()
     entry = line("read", 0xC03E, 2, 5, "rtl8139", cpu=0)
     comparison = compare([*begun, mapped, sample.intercept(0, access)], [entry])
     assert comparison.agrees and comparison.regions["rtl8139"].witnessed == 1
+    # Of nested traps nothing tells what is mapped.
+    first = msgspec.structs.replace(access, physical=start + 0x37, offset=0x37, width=1)
+    nested = [*begun, sample.intercept(0, first), sample.intercept(1, access)]
+    comparison = compare(nested, [line("read", 0xC037, 1, 5, "rtl8139", cpu=-1), entry])
+    assert comparison.agrees and comparison.regions["rtl8139"].witnessed == 2
     # One entry too many, another register, a port of the board's.
     assert faults(compare([*begun, mapped, sample.intercept(0, access)], [entry, entry])) == (
         1,
