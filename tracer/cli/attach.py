@@ -18,8 +18,9 @@ from tracer.cli.traced_run import TracedRun
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
 from tracer.host.scratch import scratch_folder
-from tracer.launch.attach import Attachment, attach, check_attachment, monitor_of
+from tracer.launch.attach import Attachment, attach, check_attachment
 from tracer.launch.plan import GDB
+from tracer.qemu.monitor_door import monitor_at, monitor_of
 from tracer.session.watchdog import seconds
 from tracer.text.number import is_whole, whole
 
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of ``vetrace attach``."""
     guest = parser.add_argument_group("guest")
     where = guest.add_mutually_exclusive_group(required=True)
-    where.add_argument("--qmp", metavar="SOCKET", type=Path, help="the socket of QEMU's -qmp")
+    where.add_argument("--qmp", metavar="SOCKET", help="the socket of QEMU's -qmp")
     where.add_argument("--pid", metavar="PID", help="the QEMU with this process identifier")
     guest.add_argument(
         "--kernel", metavar="IMAGE", type=Path,
@@ -85,7 +86,7 @@ def _plan(args: argparse.Namespace, log: Path | None) -> Attachment:
     if args.trap not in (None, "entry"):
         raise UsageError(f"--trap {args.trap} begins with a guest's boot: see vetrace boot")
     if args.qmp is not None:
-        monitor = args.qmp
+        monitor = monitor_at(args.qmp)
     elif is_whole(args.pid):
         monitor = monitor_of(whole(args.pid))
     else:

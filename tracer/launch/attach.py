@@ -27,7 +27,6 @@ from tracer.linux.origin import HANDLERS, Joined
 from tracer.linux.resident import find_kernel
 from tracer.linux.system import Linux
 from tracer.qemu.foreign import ForeignMachine
-from tracer.qemu.process_arguments import monitor_socket, read_arguments
 from tracer.session.driver import Driver
 from tracer.session.loop import Loop
 from tracer.session.session import Session
@@ -70,18 +69,6 @@ def check_attachment(plan: Attachment) -> None:
         parse_range(spec)
     if plan.symbols is not None and plan.kernel is None:
         raise UsageError("--symbols are those of a --kernel: give that too, or neither")
-
-
-def monitor_of(pid: int) -> Path:
-    """Return the monitor's socket of a QEMU by its process. Raises UsageError without one."""
-    words = read_arguments(pid)
-    found = monitor_socket(words, Path(f"/proc/{pid}/cwd"))
-    if found is None:
-        raise UsageError(
-            f"process {pid} has no monitor for programs at a socket in a folder (-qmp unix:PATH): "
-            "it is no QEMU, or cannot be joined"
-        )
-    return found
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ __all__ = (
     "hardware",
     "machine",
     "monitor",
+    "monitor_door",
     "process_arguments",
     "refusal",
     "standstill",

@@ -34,6 +34,19 @@ GONE = QMPError, OSError, EOFError
 
 
 class _Client(QMPClient):
+    # A message is a line, for the library. A monitor with pretty=on (-qmp-pretty) sends it over
+    # several, of which the last alone begins with the brace that ends it.
+
+    async def _readline(self) -> bytes:
+        line = await super()._readline()
+        if line.rstrip() != b"{":
+            return line
+        lines = [line]
+        while not line.startswith(b"}"):
+            line = await super()._readline()
+            lines.append(line)
+        return b"".join(lines)
+
     # Every stop and every resume of the guest is an event; the library would format each of them
     # for a log that is off.
 

@@ -27,6 +27,7 @@ from tracer.qemu.ending import Ending
 from tracer.qemu.flat_view import FlatRange, parse_flat_view
 from tracer.qemu.foreign_ram import ForeignMemory, open_ram
 from tracer.qemu.log import MAP_EVENT, QemuLog
+from tracer.qemu.monitor_door import socket_address
 from tracer.qemu.packet_ram import Exchange, PacketMemory
 from tracer.qemu.process_arguments import counts_instructions, log_of, read_arguments
 from tracer.text.file_error import unwritten
@@ -117,7 +118,8 @@ class ForeignMachine:
         channel.setblocking(False)
         try:
             async with asyncio.timeout(_PATIENCE):
-                await asyncio.get_running_loop().sock_connect(channel, str(self._monitor))
+                with socket_address(self._monitor) as address:
+                    await asyncio.get_running_loop().sock_connect(channel, address)
         except (OSError, TimeoutError, ValueError) as error:
             channel.close()
             why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

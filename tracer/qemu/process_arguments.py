@@ -25,12 +25,12 @@ def read_arguments(pid: int) -> list[str]:
     return [word.decode(errors="surrogateescape") for word in data.split(b"\0")[:-1]]
 
 
-def monitor_socket(words: Sequence[str], folder: Path) -> Path | None:
-    """Return the socket of the monitor for programs (QMP) in QEMU's words; None without one.
+def monitor_sockets(words: Sequence[str]) -> list[Path]:
+    """Return the sockets of the monitors for programs (QMP) in QEMU's words, as these name them.
 
-    ``folder`` is the one that QEMU runs in.
+    A path that is relative begins in the folder that QEMU was started in.
     """
-    sockets = dict(_chardevs(words))
+    sockets, all_found = dict(_chardevs(words)), []
     for option, value in _options(words):
         found = None
         if option in _MONITORS:
@@ -40,8 +40,8 @@ def monitor_socket(words: Sequence[str], folder: Path) -> Path | None:
             if fields.get("mode") == "control":
                 found = sockets.get(fields.get("chardev", ""))
         if found is not None:
-            return folder / found
-    return None
+            all_found.append(Path(found))
+    return all_found
 
 
 def counts_instructions(words: Sequence[str]) -> bool:

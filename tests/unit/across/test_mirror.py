@@ -178,7 +178,7 @@ ON_A_GUEST = {
     "test_page_conditions": "report/page/language",
     "test_recover": "host/keeper launch/ring",
     "test_inputs": "cli/run_arguments",
-    "test_boot": "cli/boot gdb/target launch/start qemu/dialogue qemu/machine",
+    "test_boot": "cli/boot gdb/target launch/start qemu/machine",
     "test_fault": "host/process",
     "test_installation": "host/package host/scratch",
 }

@@ -11,24 +11,23 @@ from tracer.errors import UsageError
 from tracer.qemu.process_arguments import (
     counts_instructions,
     log_of,
-    monitor_socket,
+    monitor_sockets,
     read_arguments,
 )
-
-RUN = Path("/run")
 
 
 @pytest.mark.parametrize(
     ("words", "found"),
     [
         ("-qmp unix:/tmp/q,server=on,wait=off", "/tmp/q"),
-        ("--qmp unix:q,server,nowait", "/run/q"),
-        ("-qmp-pretty unix:q", "/run/q"),
-        ("-qmp unix:a,,b,server=on", "/run/a,b"),
+        ("--qmp unix:q,server,nowait", "q"),
+        ("-qmp-pretty unix:q", "q"),
+        ("-qmp unix:a,,b,server=on", "a,b"),
         ("-chardev socket,id=m,path=/tmp/m,server=on -mon chardev=m,mode=control", "/tmp/m"),
-        ("-chardev socket,path=m,id=m -mon m,mode=control", "/run/m"),
-        ("-chardev socket,path=m,id=m -qmp chardev:m", "/run/m"),
-        ("-qmp tcp:localhost:4444,server -qmp unix:second", "/run/second"),
+        ("-chardev socket,path=m,id=m -mon m,mode=control", "m"),
+        ("-chardev socket,path=m,id=m -qmp chardev:m", "m"),
+        ("-qmp tcp:localhost:4444,server -qmp unix:second", "second"),
+        ("-qmp unix:first -qmp stdio -qmp unix:/tmp/second", "first /tmp/second"),
         ("-qmp stdio", None),
         ("-monitor unix:/tmp/for-people", None),
         ("-chardev socket,path=m,id=m -mon chardev=m,mode=readline", None),
@@ -39,9 +38,9 @@ RUN = Path("/run")
         ("", None),
     ],
 )
-def test_the_socket_of_the_monitor(words: str, found: str | None) -> None:
-    expected = None if found is None else Path(found)
-    assert monitor_socket(words.split(" "), RUN) == expected
+def test_the_sockets_of_the_monitors(words: str, found: str | None) -> None:
+    expected = [] if found is None else [Path(path) for path in found.split(" ")]
+    assert monitor_sockets(words.split(" ")) == expected
 
 
 def test_clock_and_log() -> None:
