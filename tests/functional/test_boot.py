@@ -12,8 +12,9 @@ import pytest
 from vetrace_run import Run, Trace, boot, read_trace, run
 
 from tracer.guest.disk import DISKS, checksum
-from tracer.trace.mask import VARYING, kept_bits
+from tracer.trace.mask import kept_bits
 from tracer.trace.record import RegionRecord
+from tracer.trace.varying import VARYING
 
 pytestmark = pytest.mark.qemu
 

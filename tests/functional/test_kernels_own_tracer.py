@@ -11,9 +11,10 @@ import pytest
 from tracer.guest import recipe
 from tracer.guest.initramfs import build_initramfs
 from tracer.linux.kernel import default_kernel, open_kernel
-from tracer.trace.mask import VARYING, kept_bits
+from tracer.trace.mask import kept_bits
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept
+from tracer.trace.varying import VARYING
 
 CHECKOUT = Path(__file__).parents[2]
 Access = tuple[str, int, int, int]

@@ -16,8 +16,9 @@ from typing import Literal, TypeVar
 
 from tracer.devices.map import Named
 from tracer.trace.event import Event
-from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.trace.mask import Mask, kept_bits
 from tracer.trace.member import Space
+from tracer.trace.varying import PASSING, VARYING
 from tracer.x86.bus import Direction
 
 Kind = Literal["same", "changed", "first", "second"]
@@ -95,7 +96,7 @@ class RegionDiff:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Hold what is known to vary: see :mod:`tracer.trace.mask`."""
+    """Hold what is known to vary: see :mod:`tracer.trace.varying`."""
 
     varying: tuple[Mask, ...] = VARYING
     passing: tuple[Mask, ...] = PASSING

@@ -29,9 +29,10 @@ from tracer.query.sieve import Sieve
 from tracer.query.words import Selection, choose
 from tracer.trace import codec
 from tracer.trace.event import Events
-from tracer.trace.mask import PASSING, VARYING, parse_mask
+from tracer.trace.mask import parse_mask
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import End, Header, Intercept, MapRecord, Mark, Record, RegionRecord
+from tracer.trace.varying import PASSING, VARYING
 
 _HUNKS = 10  # shown of a region
 _LEFT_OUT = "`ignore` leaves them out, or they vary with time, as a timer's do; `exact` keeps those"

@@ -19,9 +19,10 @@ from tracer.host.textfile import check_once
 from tracer.query.roster import check_selection
 from tracer.query.source import Source
 from tracer.trace.loss import Losses
-from tracer.trace.mask import PASSING, VARYING, parse_mask
+from tracer.trace.mask import parse_mask
 from tracer.trace.met import check_rules
 from tracer.trace.reader import TraceReader
+from tracer.trace.varying import PASSING, VARYING
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,7 @@ def add_rules(parser: argparse.ArgumentParser) -> None:
     rules = parser.add_argument_group(
         "what is known to vary",
         "RULE is REGION+FIRST[-LAST][%STRIDE]: bytes of a region, which may be a glob,"
-        " in every STRIDE of it",
+        " again every STRIDE of it",
     )
     rules.add_argument(
         "--mask", metavar="RULE", type=argument(parse_mask), action="append", default=[],

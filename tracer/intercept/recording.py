@@ -14,9 +14,10 @@ from typing import Any
 from tracer.access.region import LAPIC, Region
 from tracer.errors import Diverged
 from tracer.text.amount import counted
-from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits
+from tracer.trace.mask import Mask, kept_bits
 from tracer.trace.name import names_region
 from tracer.trace.record import Intercept, MemoryAccess, Record, RegionInfo, RegionRecord
+from tracer.trace.varying import PASSING, VARYING
 from tracer.x86.bus import Direction
 
 VARYING_WRITES = (*VARYING, *PASSING)
@@ -153,7 +154,7 @@ class RecordedDevice:
         place = (due.direction, due.offset, due.width)
         if place != (request.direction, request.offset, request.width):
             return False
-        if request.value is None or due.value is None:
+        if due.value is None or request.value is None or due.value == request.value:
             return True
         kept = kept_bits(self._masks, request.region, request.offset, request.width)
         return due.value & kept == request.value & kept

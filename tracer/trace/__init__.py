@@ -44,6 +44,7 @@ __all__ = (
     "summary",
     "tape",
     "uses",
+    "varying",
     "waiting",
     "waiting_words",
     "wire",

@@ -16,8 +16,9 @@ from tracer.check.diff import Differ, RegionDiff, Rules, Side, compare
 from tracer.cli import main
 from tracer.errors import UsageError
 from tracer.trace.event import Event
-from tracer.trace.mask import PASSING, VARYING, kept_bits, parse_mask
+from tracer.trace.mask import kept_bits, parse_mask
 from tracer.trace.record import Intercept, MemoryAccess, Record
+from tracer.trace.varying import PASSING, VARYING
 
 Output = pytest.CaptureFixture[str]
 EXACT = Rules((), ())

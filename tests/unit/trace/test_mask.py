@@ -1,69 +1,11 @@
-"""Rules that name bytes of registers: each built-in one to the byte, and what a person types."""
+"""Rules that name bytes of registers, as a person types them."""
 
 from __future__ import annotations
 
 import pytest
 
 from tracer.errors import UsageError
-from tracer.trace.mask import PASSING, VARYING, Mask, kept_bits, parse_mask
-
-# Region, first and last offset, as the specifications of the devices have them.
-VARY = [
-    ("nvme.msix-table", 0x00, 0x0B),
-    ("e1000e.msix-table", 0x00, 0x0B),
-    ("nvme.msix-table", 0x10, 0x1B),
-    ("nvme.msix-table", 0x7F0, 0x7FB),
-    ("nvme", 0x28, 0x37),
-    ("nvme.bar0", 0x28, 0x37),
-    ("nvme1.bar0", 0x28, 0x37),
-    ("nvme#2", 0x28, 0x37),
-    ("virtio-net.common", 0x20, 0x37),
-    ("virtio-mmio", 0x40, 0x43),
-    ("virtio-mmio", 0x80, 0x87),
-    ("virtio-mmio#23", 0x90, 0x97),
-    ("virtio-mmio#24", 0xA0, 0xA7),
-]
-PASS = [
-    ("hpet", 0xF0, 0xF7),
-    ("hpet", 0x108, 0x10F),
-    ("hpet", 0x128, 0x12F),
-    ("lapic", 0xB0, 0xB3),
-    ("lapic", 0x380, 0x383),
-    ("lapic", 0x390, 0x393),
-]
-BUILT_IN = [*((VARYING, *row) for row in VARY), *((PASSING, *row) for row in PASS)]
-
-
-@pytest.mark.parametrize(("rules", "region", "first", "last"), BUILT_IN)
-def test_a_built_in_rule_begins_and_ends_at_its_bytes(
-    rules: tuple[Mask, ...], region: str, first: int, last: int
-) -> None:
-    def is_exact(rule: Mask) -> bool:
-        return (
-            all(rule.covers(region, offset) for offset in range(first, last + 1))
-            and not rule.covers(region, last + 1)
-            and not rule.covers(region, first - 1)
-        )
-
-    assert any(is_exact(rule) for rule in rules)
-
-
-@pytest.mark.parametrize("rule", [*VARYING, *PASSING], ids=str)
-def test_each_built_in_rule_has_a_row_above(rule: Mask) -> None:
-    assert any(
-        rule.covers(region, first) and rule.covers(region, last)
-        for rules, region, first, last in BUILT_IN
-        if rule in rules
-    )
-
-
-@pytest.mark.parametrize(
-    "region", ["nvme2", "nvme.msix-pba", "nvme#2.msix-pba", "hpet0", "virtio-net.isr", "ioapic"]
-)
-def test_other_regions_are_covered_by_none(region: str) -> None:
-    assert not any(
-        rule.covers(region, offset) for rule in (*VARYING, *PASSING) for offset in range(0x400)
-    )
+from tracer.trace.mask import Mask, kept_bits, parse_mask
 
 
 @pytest.mark.parametrize(
@@ -108,3 +50,18 @@ def test_the_bits_that_no_rule_covers_are_kept() -> None:
     assert kept_bits(masks, "nvme", 1, 1) == 0xFF
     assert kept_bits(masks, "nvme", 2, 1) == 0
     assert kept_bits((), "nvme", 0, 2) == 0xFFFF
+
+
+def test_a_stride_counts_from_the_first_byte_on() -> None:
+    ports = parse_mask("ahci+0x100-0x10f%0x80")
+    covered = [offset for offset in range(0x200) if ports.covers("ahci", offset)]
+    assert covered == [*range(0x100, 0x110), *range(0x180, 0x190)]
+
+
+def test_the_low_bits_of_a_pointer_are_kept_in_each_stride() -> None:
+    masks = (Mask("usb.runtime", 0x38, 0x3F, 0x20, 0x0F),)
+    assert kept_bits(masks, "usb.runtime", 0x38, 8) == 0x0F
+    assert kept_bits(masks, "usb.runtime", 0x58, 4) == 0x0F
+    assert kept_bits(masks, "usb.runtime", 0x3C, 4) == 0
+    assert kept_bits(masks, "usb.runtime", 0x18, 4) == 0xFFFFFFFF
+    assert kept_bits((*masks, Mask("usb*", 0x38, 0x38)), "usb.runtime", 0x38, 1) == 0
