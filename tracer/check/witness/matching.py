@@ -169,7 +169,7 @@ class Matching:
         logged = self._logged.take(strand, place.entries)
         for access, entries, agrees in align(traced, logged):
             if access is None:
-                self._differ("missing", strand, None, entries)
+                self._lack(strand, entries)
             elif agrees:
                 self._agree(strand, access, entries)
             else:
@@ -212,9 +212,15 @@ class Matching:
             if self._logged.fetch() is None:
                 return
 
+    # Behind the reset that ended the trace of a guest of somebody else it is the next guest's.
+    def _is_next(self, entry: LogEntry) -> bool:
+        resets = self._pair.resets if self._pair.reset else ()
+        return any(self._last_line < line < entry.line for line in resets)
+
     def _lack(self, strand: Strand, entries: Sequence[LogEntry]) -> None:
         for entry in entries:
-            if self._result.marked or strand in self._pair.aligned:
+            begun = self._result.marked or strand in self._pair.aligned
+            if begun and not self._is_next(entry):
                 self._differ("missing", strand, None, (entry,))
 
     def _close(self) -> None:

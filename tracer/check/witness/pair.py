@@ -24,6 +24,7 @@ from tracer.trace.configuration import REGION
 from tracer.trace.messages import Messages, tells
 from tracer.trace.record import (
     RELEASED,
+    End,
     Intercept,
     MapRecord,
     Mark,
@@ -40,14 +41,35 @@ _SPACES = frozenset({"memory", PORT})
 """Where accesses are that any log tells of, as the first ones of their records."""
 _COMPARED = frozenset({"memory", REGION, INTERRUPTS, MESSAGES})
 """The spaces whose regions are compared, all but messages each in an order of its own."""
+_BY_RESET = "-reset"
+"""How the outcome of a guest that was reset ends (QEMU qapi/run-state.json, ShutdownCause)."""
+_RESET = b"CPU Reset (CPU 0)"  # QEMU hw/core/cpu-common.c, cpu_common_reset
+
+
+class _Resets:
+    # Notes the lines that tell of a reset of the first vCPU; makes no entry of them.
+    def __init__(self, lines: list[int]) -> None:
+        self._lines = lines
+
+    def line(self, line: bytes, number: int) -> Iterable[LogEntry]:
+        if line.startswith(_RESET):
+            self._lines.append(number)
+        return ()
+
+    def entry(self, _: LogEntry) -> Iterable[LogEntry]:
+        return ()
+
+    def rest(self) -> Iterable[LogEntry]:
+        return ()
 
 
 class Pair:
     """Hold one trace and one log as two sides, and in ``result`` what is counted as they are read.
 
-    ``judged`` is the strand that is being looked at, ``aligned`` has those whose beginning in a log
-    without a mark is known. ``released`` tells that the guest was let go, ``log_size`` is what the
-    log has at least, in bytes.
+    ``reset`` tells that the trace ended with the guest's reset, ``resets`` has the lines of the log
+    that tell of one. ``judged`` is the strand that is being looked at, ``aligned`` has those whose
+    beginning in a log without a mark is known. ``released`` tells that the guest was let go,
+    ``log_size`` is what the log has at least, in bytes.
     """
 
     def __init__(self, records: Iterator[Record], log: Iterable[bytes], vcpus: int) -> None:
@@ -55,6 +77,8 @@ class Pair:
         self.judged = Strand("")
         self.aligned: set[Strand] = set()
         self.released = False
+        self.reset = False
+        self.resets: list[int] = []
         self.log_size = 0
         self._interrupts = Interrupts(vcpus)
         self._messages = Messages()
@@ -66,7 +90,7 @@ class Pair:
         self._offset: int | None = None
         self._firmware: list[tuple[int, int]] = []  # where in the log no vCPU ran the kernel
         self._words: dict[str, str] = {}
-        self.log = LogReader(log, ConfigurationLog(), self._interrupts)
+        self.log = LogReader(log, ConfigurationLog(), self._interrupts, _Resets(self.resets))
         self.traced = Side(self._accesses(records))
         self.logged = Side(self._entries())
 
@@ -108,6 +132,8 @@ class Pair:
                     wholes = wholes_of(record.accesses) if len(record.accesses) > 1 else {}
                     text = self._word(record.text)
                     yield from self._met(record.vcpu, made, site, text, by_vcpu, wholes)
+                case End(outcome=outcome):
+                    self.reset = outcome.endswith(_BY_RESET)
                 case UserRecord():
                     self.released = self.released or record.text == RELEASED
                     made = [(last, access) for access in record.accesses]

@@ -403,6 +403,19 @@ def test_a_device_that_a_board_maps_by_an_alias_is_logged_by_its_offset() -> Non
     assert comparison.overlooked == {"nvme": 1}
 
 
+def test_what_a_guest_does_after_the_reset_that_ended_its_trace_is_another_ones() -> None:
+    access = read(0, 4, 1)
+    begun, end = trace(access), sample.end(1)
+    reset = msgspec.structs.replace(end, outcome="guest-reset")
+    before, behind = [b"CPU Reset (CPU 0)\n", told(access)], [told(read(8, 4, 2)), told(access)]
+    log = [*before, b"CPU Reset (CPU 0)\n", *behind]
+    assert faults(compare([*begun, reset], log)) == (0, 0, 0)
+    assert faults(compare([*begun, end], log)) == (2, 0, 0)
+    # What it did before is missing, and so is all where no reset is logged.
+    assert faults(compare([*begun, reset], [told(read(8, 4, 2)), *log])) == (1, 0, 0)
+    assert faults(compare([*begun, reset], [*before, *behind])) == (2, 0, 0)
+
+
 def test_a_device_whose_memory_is_an_alias_of_its_ports_is_logged_at_its_ports() -> None:
     start = 0xFC19_4100
     known = sample.region("nvme")
