@@ -244,7 +244,13 @@ async def _look(
     # other things in their place.
     async def once() -> _T:
         states = await machine.dialogue.vcpu_states()
-        return look(machine.memory, [state for state in states if state.paging])
+        paging = [state for state in states if state.paging]
+        if not paging:
+            raise GuestError(
+                "no vCPU of the guest is in 64-bit mode: attach once its kernel runs, which its "
+                "firmware or boot loader has not started yet"
+            )
+        return look(machine.memory, paging)
 
     for _ in range(_LOOKS - 1):
         with contextlib.suppress(GuestError):
@@ -264,14 +270,15 @@ def _check_handlers(
 
 def _resident(memory: PhysicalMemory, states: list[VcpuState]) -> Kernel:
     # The kernel that any of the vCPUs has, which needs no file then.
-    error = KernelImageError("no vCPU is in 64-bit mode yet")
+    why: list[KernelImageError] = []
     for space in _spaces(memory, states):
         try:
             return kernel_of(_IN_RAM, find_kernel(memory, space.paging))
-        except KernelImageError as found:
-            error = found
+        except KernelImageError as error:
+            why.append(error)
     raise GuestError(
-        f"the guest's kernel cannot be read out of its RAM: {error}; name its image with --kernel"
+        f"the guest's kernel cannot be read out of its RAM: {why[-1]}; attach once it runs, if it "
+        "is still being started, or name its image with --kernel"
     )
 
 
