@@ -72,7 +72,7 @@ from tracer.trace.marker import ENTRY, LOG_END
 from tracer.trace.naming import Naming
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Header, Intercept, Record
-from tracer.trace.writer import TraceWriter
+from tracer.trace.writer import TraceWriter, check_trace_output
 
 __all__ = (
     "Access",
@@ -366,7 +366,11 @@ def _path(name: Path | str | None) -> Path | None:
 
 
 def _output(name: Path | str | None) -> Path | None:
-    return None if name is None else file_named(name)
+    if name is None:
+        return None
+    path = file_named(name)
+    check_trace_output(path)
+    return path
 
 
 def _several(names: str | Sequence[str]) -> tuple[str, ...]:

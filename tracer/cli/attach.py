@@ -13,7 +13,7 @@ from tracer.cli.guest import Guest
 from tracer.cli.guest_arguments import add_choice_arguments
 from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
-from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, limits
+from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, check_outputs, limits
 from tracer.cli.traced_run import TracedRun
 from tracer.confidential.kind import Kind
 from tracer.errors import UsageError
@@ -54,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Attach, trace, show, and leave the guest as it was; return the exit status."""
+    check_outputs(args)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)

@@ -16,7 +16,13 @@ from tracer.cli.hosting import add_host_arguments, asked
 from tracer.cli.interactive import add_shell_arguments
 from tracer.cli.output import output_file
 from tracer.cli.recorded import add_replay_arguments, recorded, with_also
-from tracer.cli.run_arguments import add_run_arguments, add_trace_arguments, inputs, limits
+from tracer.cli.run_arguments import (
+    add_run_arguments,
+    add_trace_arguments,
+    check_outputs,
+    inputs,
+    limits,
+)
 from tracer.cli.traced_run import TracedRun
 from tracer.compiled.inputs import Input
 from tracer.confidential.kind import Kind
@@ -59,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Boot, trace, and show; return the exit status."""
+    check_outputs(args)
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(scratch_folder())
         log = args.qemu_log or (folder / "qemu.log" if args.check else None)
@@ -78,12 +85,12 @@ def run(args: argparse.Namespace) -> int:
         host = asked(args)
         if host.asked and args.untraced:
             raise UsageError("--untraced leaves nothing to decide about: drop it, or the rules")
-        console = stack.enter_context(guest_console(args))
         if args.untraced and plan.guest is not Kind.PLAIN:
             raise UsageError(
                 f"--untraced leaves a {plan.guest.label} guest without who answers it: drop it, or "
                 "--guest"
             )
+        console = stack.enter_context(guest_console(args))
         guests = [_guest(each) for each in (plans[:1] if args.untraced else plans)]
         boot = TracedRun(args, guests, trace, console, device, host)
         status = boot.checked(log)

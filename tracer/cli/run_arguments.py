@@ -9,9 +9,11 @@ from tracer.cli.output import output_file
 from tracer.compiled.inputs import Input
 from tracer.compiled.layout import SLOTS
 from tracer.errors import UsageError
+from tracer.host.named_file import check_output
 from tracer.launch.plan import TRAPS, USUAL_INPUTS, WITHOUT_RING, parse_inputs
 from tracer.session.watchdog import Limits, seconds
 from tracer.text.number import is_whole, whole
+from tracer.trace.writer import check_trace_output
 
 
 def add_trace_arguments(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -102,6 +104,18 @@ def check_trace(args: argparse.Namespace) -> None:
     """Raise UsageError where the trace is to be read again, and goes where it cannot be."""
     if args.check and args.output is not None and not is_kept(args.output):
         raise UsageError(f"--check reads the trace again, and {args.output} is no file")
+
+
+def check_outputs(args: argparse.Namespace) -> None:
+    """Look whether each file that a run writes can be written, before there is a guest.
+
+    QEMU's log of a guest that somebody else has started is its QEMU's to write. Raises TracerError.
+    """
+    if args.output is not None:
+        check_trace_output(args.output)
+    for path in (args.serial, None if "pid" in args else args.qemu_log):
+        if path is not None:
+            check_output(path, in_place=True)
 
 
 def is_kept(trace: Path) -> bool:

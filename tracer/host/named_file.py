@@ -57,22 +57,27 @@ def replacing(path: Path, *, over: bool = True) -> Iterator[IO[bytes]]:
         raise TracerError(unwritten(str(path), error)) from error
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, *, kind: str = "", in_place: bool = False) -> None:
     """Look whether a file, a pipe or a device can be written, before hours of work. Make nothing.
 
-    Raises TracerError.
+    With ``in_place`` a file that is there will be written over, rather than replaced. ``kind`` goes
+    before the name in what is raised: TracerError.
     """
-    if not _names_file(path):
+    what = f"{kind} {path}".lstrip()
+    if not _names_file(path, what):
         return
     try:
+        if in_place and path.exists():
+            os.close(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+            return
         with tempfile.TemporaryFile(dir=path.parent):
             pass
     except OSError as error:
-        raise TracerError(unwritten(str(path), error)) from error
+        raise TracerError(unwritten(what, error)) from error
 
 
 # Tells whether a name is of a file, there or not, rather than of a pipe or a device.
-def _names_file(path: Path) -> bool:
+def _names_file(path: Path, what: str = "") -> bool:
     try:
         if not stat.S_ISDIR(path.parent.stat().st_mode):  # it is the user's, and is not made
             raise _error(errno.ENOTDIR)
@@ -81,7 +86,7 @@ def _names_file(path: Path) -> bool:
             raise _error(errno.EISDIR)
         return stat.S_ISREG(mode)
     except (OSError, ValueError) as error:  # a name with a NUL is the latter
-        raise TracerError(unwritten(str(path), error)) from error
+        raise TracerError(unwritten(what or str(path), error)) from error
 
 
 def _error(number: int) -> OSError:

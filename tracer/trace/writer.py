@@ -12,8 +12,8 @@ from typing import Self
 import zstandard
 
 from tracer.compiled.layout import SLOT_SIZE
-from tracer.errors import TraceError
-from tracer.host.named_file import file_named
+from tracer.errors import TraceError, TracerError
+from tracer.host.named_file import check_output, file_named
 from tracer.host.textfile import STANDARD
 from tracer.text.amount import counted
 from tracer.text.file_error import unwritten
@@ -23,6 +23,17 @@ from tracer.trace.record import Header, Line
 
 FRAME = 1 << 22
 """Bytes of text behind which a new frame begins: to go back into one costs some milliseconds."""
+
+
+def check_trace_output(path: Path) -> None:
+    """Look whether a trace can be written at ``path``, before there is a guest. Make nothing.
+
+    Raises TraceError.
+    """
+    try:
+        check_output(path, kind="trace", in_place=not _is_trace(path))
+    except TracerError as error:
+        raise TraceError(str(error)) from None
 
 
 class TraceWriter:
@@ -175,10 +186,14 @@ def next_of(trace: Path, number: int) -> Path:
 
 # An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
-    if path.is_file() and path.stat().st_size:
+    if _is_trace(path):
         old = path.with_name(f"{path.name}.old")
         path.replace(old)
         for companion in (ring_of, earlier_of):
             companion(old).unlink(missing_ok=True)
             if companion(path).is_file():
                 companion(path).replace(companion(old))
+
+
+def _is_trace(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0

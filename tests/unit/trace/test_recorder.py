@@ -31,7 +31,7 @@ from tracer.trace.record import (
 )
 from tracer.trace.recorder import FlightRecorder
 from tracer.trace.summary import Summary
-from tracer.trace.writer import earlier_of
+from tracer.trace.writer import check_trace_output, earlier_of
 from tracer.x86.decode import decode
 from tracer.x86.state import GPR, Mode
 
@@ -213,3 +213,40 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_last_accesses(tmp_path: Path)
     assert str(caught.value).endswith(f"; its last accesses are safe in {files[0]} and {files[1]}")
     assert [file.read_bytes() for file in files] == before
     assert sorted(tmp_path.iterdir()) == sorted(files)
+
+
+@pytest.mark.parametrize("option", ["--output", "--qemu-log", "--serial"])
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("no/x", "No such file or directory; make its folder first, or name another file"),
+        ("file/x", "Not a directory; what should be its folder is a file: name another"),
+        ("folder", "Is a directory; name a file in it"),
+    ],
+)
+def test_a_file_that_cannot_be_written_is_told_before_there_is_a_guest(
+    option: str, name: str, why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("as it is")
+    (tmp_path / "folder").mkdir()
+    files = {kind: tmp_path / f"other{kind}" for kind in ("--output", "--qemu-log", "--serial")}
+    files["--serial"].write_text("as it is")
+    files[option] = tmp_path / name
+    words = [str(word) for pair in files.items() for word in pair]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert main.main(["boot", "--kernel", "/nowhere", *words]) == 1
+    kind = "trace " if option == "--output" else ""
+    assert capsys.readouterr().err == f"vetrace: cannot write {kind}{tmp_path / name}: {why}\n"
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert {path.name: at for path, at in after.items() if path.is_file()} == {
+        path.name: at for path, at in before.items() if path.is_file()
+    }
+
+
+def test_looking_whether_a_trace_can_be_written_harms_none(tmp_path: Path) -> None:
+    (tmp_path / "full").write_text("as it is")
+    (tmp_path / "empty").touch()
+    for name in ("full", "empty", "new"):
+        check_trace_output(tmp_path / name)
+    assert (tmp_path / "full").read_text() == "as it is"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "full"]
