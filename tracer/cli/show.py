@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from tracer.cli.parser import count
 from tracer.errors import UsageError
 from tracer.export.mmiotrace import MmiotraceLog
 from tracer.host.streams import warn
+from tracer.host.textfile import STANDARD
 from tracer.query.source import Source
 from tracer.report.objects import access_object
 from tracer.text.printable import wrapped
@@ -39,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--follow", action="store_true",
-        help="go on with what is still written, none folded, to the trace's end or Ctrl-C",
+        help="wait for the trace where it is not there yet, and go on with what is still written,"
+        " none folded, to its end or Ctrl-C",
     )  # fmt: skip
     parser.add_argument(
         "--phases", action="store_true", help="head the accesses of each phase of the boot"
@@ -77,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     """Print the accesses that the arguments select; return the exit status."""
     if args.limit is not None and args.limit < 1:
         raise UsageError(f"--limit {args.limit}: give a number of accesses from 1 on")
+    if args.follow and args.trace != STANDARD:
+        _await(args.trace)
     with TraceReader(args.trace) as trace:
         if args.follow:
             trace.more = _written(trace, args.trace)
@@ -100,6 +105,27 @@ def run(args: argparse.Namespace) -> int:
     if not source.shown:
         warn(f"{trace.name} has no such access")
     return EXIT_OK
+
+
+# Waits until a trace begins, but for no folder, which may be a slip. What is no trace is the
+# reader's to refuse.
+def _await(name: str) -> None:
+    path, told = Path(name), False
+    while _is_awaited(path) and not name.endswith("/"):
+        if not told:
+            warn(f"waiting for {name}, which is not written yet; Ctrl-C ends")
+        told = True
+        time.sleep(_POLL)
+
+
+def _is_awaited(path: Path) -> bool:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return path.parent.is_dir()
+    except (OSError, ValueError):  # a name with a NUL is the latter
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size == 0
 
 
 # Waits until a trace has grown.
