@@ -108,7 +108,8 @@ def working(folder: Path, machine: Machine) -> Iterator[Guest]:
         "-device", "virtio-net-pci,id=virtio-net,netdev=network,romfile=,ioeventfd=off",
         "-kernel", str(image), "-initrd", str(ramdisk),
         "-append", f"console=ttyS0 quiet panic=-1 {machine.append}",
-        "-serial", f"file:{serial}", "-qmp", "unix:qmp,server=on,wait=off", *machine.words,
+        "-serial", f"file:{serial}", "-qmp", "unix:qmp,server=on,wait=off",
+        "-qmp-pretty", "unix:second.qmp,server=on,wait=off", *machine.words,
     ]  # fmt: skip
     with subprocess.Popen(command, cwd=folder, stdin=subprocess.DEVNULL, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # fmt: skip
@@ -174,6 +175,10 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
                     and (third / "trace.vtrace").stat().st_size > 100_000
                 ),
                 "tracing",
+            )
+            # Another one, by the other monitor, takes nothing from it.
+            assert "another vetrace traces the guest" in refused(
+                tmp_path, "--qmp", tmp_path / "second.qmp"
             )
             running.process.terminate()
             ended = running.finish()

@@ -35,6 +35,8 @@ from tracer.text.file_error import unwritten
 _PATIENCE = 5.0
 """Seconds that a monitor is given to greet. It serves one client, and others wait in line."""
 _STUB = "vetrace-gdb"
+_ALONE = "disconnected:"
+"""How QEMU tells of a socket that nobody is connected to (chardev/char-socket.c)."""
 _QUIT = "quit"
 _CREDENTIALS = struct.Struct("3i")
 _EVENTS = "memory_region_ops_*"
@@ -155,11 +157,17 @@ class ForeignMachine:
 
     async def _has_stub(self) -> bool:
         told = await self.dialogue.execute("query-chardev")
-        labels = [item.get("label") for item in told] if isinstance(told, list) else []
-        if _STUB in labels:
+        items = told if isinstance(told, list) else []
+        found = {item.get("label"): str(item.get("filename")) for item in items}
+        if _STUB in found:
+            if not found[_STUB].startswith(_ALONE):
+                raise GuestError(
+                    "another vetrace traces the guest, or leaves it at this moment: attach once "
+                    "that has ended"
+                )
             # One that was killed has left it.
             await self._close_stub()
-        return "gdb" in labels
+        return "gdb" in found
 
     async def open_stub(self) -> None:
         """Open QEMU's GDB stub, on a socket that nobody else can reach; the guest goes on."""
