@@ -11,7 +11,7 @@ from tracer.trace.layout import FILE_COLUMNS
 from tracer.trace.summary import Summary
 
 if TYPE_CHECKING:
-    from tracer.report.table import Table
+    from rich.table import Table
 
 
 def stats_lines(summary: Summary, screen: Screen, limit: int) -> list[str]:

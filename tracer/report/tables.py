@@ -2,20 +2,104 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Column, Table
+from rich.text import Text
 
 from tracer.check.comparison import Comparison
 from tracer.confidential.audit import Audit, Site, side_by_side
 from tracer.confidential.host_inputs import Site as InputSite
 from tracer.devices.map import Breach
-from tracer.report.table import Column, Table, made_table
 from tracer.text.printable import printable
+from tracer.trace.layout import FILE_COLUMNS
 from tracer.trace.place import bare_name, spot
 from tracer.trace.poll import Poll
 from tracer.trace.summary import Names, Summary, ranked
 from tracer.trace.waiting_words import poll_words
+
+_NARROWEST_NAME = 16  # columns below which a name is not folded
+
+
+class Fitting(Table):
+    """A table that closes its columns up, and folds its headings, where it would be too wide.
+
+    Where that does not make room for its numbers, each row has lines of its own.
+    """
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what rich prints."""
+        # Rich measures every cell several times where no column has a width yet.
+        for column in self.columns:
+            column.width = _least_width(column)
+        wide = self.__rich_measure__(console, options.update_width(FILE_COLUMNS * 4)).maximum
+        if wide > options.max_width:
+            self._close_up()
+            if self._least() > options.max_width:
+                yield from self._stacked(options.max_width)
+                return
+        yield from super().__rich_console__(console, options)
+
+    # Numbers, and names that can be read, have at least this room.
+    def _close_up(self) -> None:
+        self.padding = 0
+        for column in self.columns:
+            column.width = None
+            if column.no_wrap:
+                column.header = str(column.header).replace(" ", "\n")
+                column.min_width = _least_width(column)
+            else:
+                column.min_width = min(_least_width(column), _NARROWEST_NAME)
+
+    def _least(self) -> int:
+        return 2 + sum(1 + (each.min_width or 0) for each in self.columns)
+
+    # A row's name, and below it what the other columns have, by their headings.
+    def _stacked(self, width: int) -> Iterator[RenderableType]:
+        headings = [str(each.header).replace("\n", " ") for each in self.columns]
+        head = next((n for n, each in enumerate(self.columns) if not each.no_wrap), 0)
+        for row in zip(*(map(str, each.cells) for each in self.columns), strict=True):
+            yield Text(row[head], style="bold", overflow="fold")
+            told = [
+                f"{heading} {cell}".replace(" ", _UNBROKEN)
+                for n, (heading, cell) in enumerate(zip(headings, row, strict=True))
+                if cell and n != head
+            ]
+            for line in textwrap.wrap("  ".join(told), max(width - 2, 1), break_on_hyphens=False):
+                yield Text(f"  {line.replace(_UNBROKEN, ' ')}", overflow="fold")
+        yield "" if self.caption is None else Text.assemble("\n", self.caption)
+
+
+_UNBROKEN = "\xa0"
+
+
+def _least_width(column: Column) -> int:
+    return max(_width(cell) for cell in (column.header, *column.cells))
+
+
+def _width(cell: RenderableType) -> int:
+    return max(map(cell_len, str(cell).split("\n")))
+
+
+def _table() -> Table:
+    return Fitting(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left")
+
+
+def made_table(*headings: str, texts: int = 1) -> Table:
+    """Return a table without rows: ``texts`` columns of text, then numbers."""
+    table = _table()
+    for index, heading in enumerate(headings):
+        if index < texts:
+            table.add_column(heading, overflow="fold")
+        else:
+            table.add_column(heading, justify="right", no_wrap=True)
+    return table
 
 
 def closing_table(summary: Summary) -> Table:
@@ -32,10 +116,10 @@ def closing_table(summary: Summary) -> Table:
     for name, count in order:
         if count.accesses:
             cells = (getattr(count, column) for column in (*directions, *ways))
-            table.add_row(name, *cells, len(count.sites))
+            _row(table, name, *cells, len(count.sites))
     idle = ", ".join(name for name, count in order if not count.accesses)
     if idle:
-        table.caption = f"traced, not accessed: {idle}"
+        table.caption = Text(f"traced, not accessed: {printable(idle)}")
     return table
 
 
@@ -43,7 +127,7 @@ def sites_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the call sites and the region each one reached, the busiest first."""
     table = made_table("call site", "region", "accesses", texts=2)
     for (site, region), count in _most(summary.sites, limit):
-        table.add_row(site, region, count)
+        _row(table, site, region, count)
     return table
 
 
@@ -51,7 +135,7 @@ def forms_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the instruction forms with their intercepts, the most frequent first."""
     table = made_table("instruction form", "carried out", "intercepts", texts=2)
     for (form, via), count in _most(summary.forms, limit):
-        table.add_row(form, via, count)
+        _row(table, form, via, count)
     return table
 
 
@@ -59,7 +143,7 @@ def calls_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the calls of a confidential guest that are no device accesses, by name."""
     table = made_table("call", "times", texts=1)
     for name, count in _most(Counter({(name,): n for name, n in summary.calls.items()}), limit):
-        table.add_row(*name, count)
+        _row(table, *name, count)
     return table
 
 
@@ -67,7 +151,7 @@ def causes_table(summary: Summary, limit: int | None = None) -> Table:
     """Return what has sent the interrupts, the busiest first."""
     table = made_table("sent by", "interrupts", texts=1)
     for (cause,), count in _most(Counter({(c,): n for c, n in summary.causes.items()}), limit):
-        table.add_row(cause, count)
+        _row(table, cause, count)
     return table
 
 
@@ -86,7 +170,7 @@ def registers_table(summary: Summary, limit: int | None = None) -> Table:
             where = spot(known.space, number).removeprefix("+")
         for breach, times in summary.breaches_of((region, offset, register)).items():
             told.append(f"({breach}, {_AGAINST[breach]}: {times:,})")
-        table.add_row(region, where, " ".join(told), count)
+        _row(table, region, where, " ".join(told), count)
     return table
 
 
@@ -100,9 +184,9 @@ def polls_table(polls: Sequence[Poll], limit: int | None = None) -> Table:
         register, awaited, gives_up = poll_words(poll)
         seconds = f"{poll.duration_ns / 1e9:.6f}"
         site = poll.site if poll.told is None else poll.told.loop or poll.site
-        table.add_row(f"{poll.region} {register} {awaited}", site, gives_up, poll.turns, seconds)
+        _row(table, f"{poll.region} {register} {awaited}", site, gives_up, poll.turns, seconds)
     if limit is not None and len(polls) > limit:
-        table.add_row(f"… {len(polls) - limit} more", "", "", "", "")
+        _row(table, f"… {len(polls) - limit} more", "", "", "", "")
     return table
 
 
@@ -110,7 +194,7 @@ def phases_table(summary: Summary, limit: int | None = None) -> Table:
     """Return the phases of the boot and the regions accessed in each, the busiest first."""
     table = made_table("phase", "region", "accesses", texts=2)
     for (phase, region), count in _most(summary.phases, limit):
-        table.add_row(phase, region, count)
+        _row(table, phase, region, count)
     return table
 
 
@@ -119,20 +203,24 @@ def comparison_table(comparison: Comparison) -> Table:
     table = made_table("region", "traced", "witnessed", "missing", "extra", "different")
     for name, c in sorted(comparison.regions.items()):
         if c.traced or c.witnessed:
-            table.add_row(name, c.traced, c.witnessed, c.missing, c.extra, c.different)
+            _row(table, name, c.traced, c.witnessed, c.missing, c.extra, c.different)
     return table
 
 
 def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
     """Return what handlers would make of each call site: fatal ones first, then the busiest."""
+    table = _table()
+    for heading in ("exits", "share"):
+        table.add_column(heading, justify="right", no_wrap=True)
     names = [audit.profile.name for audit in audits]
-    numbers = [Column(heading, is_number=True) for heading in ("exits", "share")]
-    table = Table([*numbers, *map(Column, ("function", "module", "instruction", *names))])
+    for heading in ("function", "module", "instruction", *names):
+        table.add_column(heading, overflow="fold")
     rows, total = side_by_side(audits), max(audits[0].exits, 1)
     for row in rows[:limit]:
         site = row[0]
         offset = f"+{site.offset}" if site.offset else ""
-        table.add_row(
+        _row(
+            table,
             site.exits,
             f"{site.exits / total:.1%}",
             f"{site.place.function}{offset}" if site.place.function else hex(site.rip),
@@ -144,7 +232,7 @@ def audit_table(audits: Sequence[Audit], limit: int | None = None) -> Table:
         rest = rows[limit:]
         count = sum(row[0].exits for row in rest)
         blank = [""] * (2 + len(audits))
-        table.add_row(count, f"{count / total:.1%}", f"… {len(rest)} more", *blank)
+        _row(table, count, f"{count / total:.1%}", f"… {len(rest)} more", *blank)
     return table
 
 
@@ -157,15 +245,15 @@ def host_inputs_table(sites: Sequence[InputSite], limit: int | None, columns: in
     widest = max(len(printable(site.name)) for site in sites)
     room = max(columns - widest - _BESIDE_READS, _LEAST_READS)
     for column in table.columns:
-        column.folds = False
+        column.no_wrap = True
     for space, group in groupby(sites, lambda site: site.space):
         of_space = list(group)
         for site in of_space[:limit]:
-            table.add_row(space, site.name, _cut(site.texts, room), site.accesses)
+            _row(table, space, site.name, _cut(site.texts, room), site.accesses)
         rest = [] if limit is None else of_space[limit:]
         if rest:
             count = sum(site.accesses for site in rest)
-            table.add_row(space, f"… {len(rest)} more", "", count)
+            _row(table, space, f"… {len(rest)} more", "", count)
     return table
 
 
@@ -194,3 +282,8 @@ def _most(counts: Counter[Names], limit: int | None) -> list[tuple[Names | tuple
     rest = order[limit:]
     blank = ("",) * (len(rest[0][0]) - 1)
     return [*order[:limit], ((f"… {len(rest)} more", *blank), sum(count for _, count in rest))]
+
+
+# As Text, so that brackets in a name are no markup.
+def _row(table: Table, *cells: str | int) -> None:
+    table.add_row(*(Text(printable(c) if isinstance(c, str) else f"{c:,}") for c in cells))

@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from rich.table import Table
+from rich.text import Text
+
 from tracer.query.aggregate import Aggregate, Buckets, Held
 from tracer.query.condition import Expression
 from tracer.query.condition.vocabulary import Fact
 from tracer.query.tally import Counted, Key, is_bits
-from tracer.report.table import Table, made_table
+from tracer.report.tables import made_table
 from tracer.text import amount
 from tracer.text.printable import printable
 
@@ -39,7 +42,7 @@ def tally_table(counted: Counted, limit: int | None = None) -> Table | None:
     groups = list(counted.groups())
     for key, held in groups[:limit]:
         cells = [_cell(tally.aggregates[n], held[n], column) for n, column in columns]
-        table.add_row(*_texts(counted, key), *cells)
+        table.add_row(*(Text(printable(text)) for text in (*_texts(counted, key), *cells)))
     left = [] if limit is None else groups[limit:]
     if left and keys:
         first = (f"… {len(left):,} more", *[""] * (len(keys) - 1))
@@ -47,7 +50,7 @@ def tally_table(counted: Counted, limit: int | None = None) -> Table | None:
             f"{sum(held[n].count for _, held in left):,}" if column == "count" else ""
             for n, column in columns
         ]
-        table.add_row(*first, *sums)
+        table.add_row(*(Text(text) for text in (*first, *sums)))
     return table
 
 

@@ -86,7 +86,6 @@ TESTED_BY = {
     "query/test_breakpoint": "confidential/call_name query/breakpoint/pattern"
     " query/breakpoint/state query/breakpoint/table query/breakpoint/words query/origin"
     " query/place",
-    "report/test_table": "report/tables",
     "query/test_tally": "query/aggregate report/tally",
     "query/test_facts": "query/course query/pending query/waiting",
     "session/test_host": "session/outlook session/own_host host/own_code",

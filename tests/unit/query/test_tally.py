@@ -227,7 +227,8 @@ def test_names_with_a_comma_inside_are_names() -> None:
 def table(text: str, *accesses: Mapping[str, Fact], limit: int | None = None) -> list[list[str]]:
     found = tally_table(counted(text, *accesses), limit)
     assert found is not None
-    return [[column.heading for column in found.columns], *map(list, found.rows)]
+    cells = [[str(cell) for cell in column.cells] for column in found.columns]
+    return [[str(column.header) for column in found.columns], *map(list, zip(*cells, strict=True))]
 
 
 def test_a_table_has_a_column_a_number() -> None:

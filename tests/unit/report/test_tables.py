@@ -1,45 +1,20 @@
 import io
-import sys
 
 import pytest
-from rich import box
-from rich.console import Console, RenderableType
-from rich.table import Table as RichTable
+from rich.console import Console
+from rich.table import Table
 
-from tracer.report.table import Table, made_table
+from tracer.report.tables import made_table
 
 NAMES = "hpet", "virtio-net.msix-table", "ich9-lpc.acpi-cpu-hotplug"
 HEADINGS = "region", "reads", "writes", "emulated", "compiled", "stepped", "call sites"
 
 
-def printed(table: RenderableType, width: int) -> list[str]:
+def printed(table: Table, width: int) -> list[str]:
     console = Console(file=io.StringIO(), width=width)
     console.print(table)
     assert isinstance(console.file, io.StringIO)
     return [line.rstrip() for line in console.file.getvalue().splitlines()]
-
-
-def rows(count: int) -> Table:
-    table = made_table("region", "register", "accesses", texts=2)
-    for number in range(count):
-        table.add_row(f"device{number % 7}.pci", "NAME" * (number % 9), number**3)
-    return table
-
-
-def calls_to_print(table: Table, width: int) -> int:
-    count = 0
-
-    def called(frame: object, event: str, argument: object) -> None:
-        nonlocal count
-        count += event == "call"
-
-    before = sys.getprofile()
-    sys.setprofile(called)
-    try:
-        printed(table, width)
-    finally:
-        sys.setprofile(before)
-    return count
 
 
 @pytest.mark.parametrize("width", [66, 80, 120])
@@ -80,35 +55,15 @@ def test_a_table_that_has_room_keeps_its_distances() -> None:
     assert "region   reads   writes   emulated   compiled   stepped   call sites" in wide[1]
 
 
-@pytest.mark.parametrize("width", [60, 120])
-def test_a_long_table_costs_little_a_row(width: int) -> None:
-    few, many = calls_to_print(rows(200), width), calls_to_print(rows(1200), width)
-    assert many - few < 1000 * 60
-
-
-@pytest.mark.parametrize("caption", ["", "traced, not accessed: " + "a-region, " * 30])
-def test_what_fits_looks_as_rich_has_it(caption: str) -> None:
-    own = rows(30)
-    own.add_row("\u5bc4\u5b58\u5668", "caf\u00e9", 7)
-    own.caption = caption
-    witness = RichTable(
-        box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold", caption_justify="left",
-        caption=caption or None, caption_style="none",
-    )  # fmt: skip
-    for column in own.columns:
-        witness.add_column(column.heading, justify="right" if column.is_number else "left")
-    for row in own.rows:
-        witness.add_row(*row)
-    assert printed(own, 100) == printed(witness, 100)
-
-
-def test_a_table_without_rows_has_its_headings() -> None:
-    assert "".join(printed(made_table("region", "accesses"), 80)).split()[:2] == [
-        "region", "accesses",
-    ]  # fmt: skip
-
-
 @pytest.mark.parametrize("width", [1, 2, 5, 12])
 def test_a_table_without_room_is_printed_all_the_same(width: int) -> None:
-    text = "".join("".join(printed(rows(9), width)).split())
+    table = made_table("region", "register", "accesses", texts=2)
+    table.add_row("device6.pci", "NAME", "512")
+    text = "".join("".join(printed(table, width)).split())
     assert "device6.pci" in text and "512" in text
+
+
+def test_wide_characters_have_the_room_that_they_take() -> None:
+    table = made_table("region", "accesses")
+    table.add_row("\u5bc4\u5b58\u5668" * 4, "7")
+    assert any(line.split() == ["\u5bc4\u5b58\u5668" * 4, "7"] for line in printed(table, 80))
