@@ -31,6 +31,7 @@ class _Place:
     region: str
     name: str
     width: int
+    is_moment: bool = False  # an interrupt, which has no value that lasts
 
 
 def write(header: Header, passes: Callable[[], Iterable[Event]], sink: IO[str]) -> int:
@@ -77,6 +78,9 @@ def _write_changes(
         scope = tuple(_word(part) for part in place.region.split("."))
         alone = widest[place.region, place.name] == place.width
         name = unused(scope, _word(place.name) + ("" if alone else f"_{8 * place.width}"))
+        if place.is_moment:
+            vectors[place] = dump.register_var(scope, name, "event")
+            continue
         vectors[place] = dump.register_var(scope, name, "reg", size=8 * place.width)
         for field, size in sorted(fields):
             inside = (*scope, f"{name}_bits")
@@ -89,6 +93,9 @@ def _write_changes(
         if reached is None:
             continue
         now = max(now, event.record.time_ns)
+        if reached.is_moment:
+            dump.change(vectors[reached], now, True)
+            continue
         value = event.access.value
         if value is None:
             dump.change(vectors[reached], now, "x")
@@ -111,7 +118,7 @@ def _place(event: Event) -> _Place | None:
         name = f"at_{access.offset or 0:#x}"
     else:
         name = bare_name(access.space, access.offset) or f"at_{access.offset:#x}"
-    return _Place(access.region or "unnamed", name, access.width)
+    return _Place(access.region or "unnamed", name, access.width, access.space == "irq")
 
 
 # A name without what ends one in such a file, or stands for bits of it.

@@ -45,6 +45,18 @@ def test_a_register_is_a_vector_and_its_fields_are_beside_it(tmp_path: Path) -> 
     assert "lapic.ID" in found
 
 
+def test_an_interrupt_is_a_point_in_time_each_time_that_it_comes(tmp_path: Path) -> None:
+    records: list[Record] = []
+    for number, vector in enumerate([0x23, 0x23, 0x31, 0x23]):
+        access = sample.device("nvme", vector, 1, "read", vector)
+        access = replace(access, region="irq", space="irq")
+        records.append(sample.intercept(number, access))
+    found = waves(tmp_path, [*records, sample.end(4)])
+    times = sorted([time for time, _ in changes] for changes in found.values())
+    assert times == [[at(0), at(1), at(3)], [at(2)]]
+    assert (tmp_path / "run.vcd").read_text().count("$var event 1 ") == 2
+
+
 def test_values_change_and_become_unknown(tmp_path: Path) -> None:
     records: list[Record] = [sample.region("nvme")]
     for number, value in enumerate([1, 1, 0, None, 3]):
