@@ -40,7 +40,15 @@ from tracer.session.course import (
 )
 from tracer.session.custody import Custody, Wanted
 from tracer.session.host import Host, check_told
-from tracer.session.ruling import check_answer, check_fits, command_of
+from tracer.session.ruling import (
+    check_answer,
+    check_fits,
+    check_given,
+    check_no_interrupt,
+    check_rewrite,
+    check_untouched,
+    command_of,
+)
 from tracer.session.session import Session
 from tracer.trace.record import RELEASED, MemoryAccess, UserRecord
 from tracer.x86.bus import Direction
@@ -203,24 +211,8 @@ class Control:
 
         The ``rest`` are those of the registers that CPUID gives behind the one that waits.
         """
-        pending = self.pending()
-        if pending.via == "stepped":
-            raise UsageError(
-                "the vCPU carries this instruction out by itself: it can be skipped, not changed"
-            )
-        self._no_interrupt("another value")
-        width = pending.transfer.width
-        left = len(pending.foretold) - len(pending.done) - 1 if pending.is_input else 0
-        if len(rest) > left:
-            raise UsageError(f"{len(rest) + 1} values are given, and {left + 1} wait to be read")
-        for each in (value, *rest):
-            check_fits(each, width, f"the {width} bytes of this access")
+        check_given(self.pending(), value, *rest)
         self.rule(Give(value, rest=rest))
-
-    def _no_interrupt(self, what: str) -> None:
-        # The CPU has been told of an interrupt, which it waits to hear the end of.
-        if self.pending().transfer.space in ("irq", "msi"):
-            raise UsageError(f"an interrupt is given no {what}: it can be late")
 
     def rule(self, ruling: Ruling) -> None:
         """Say what becomes of the access that waits, whatever the host's rules say.
@@ -240,7 +232,7 @@ class Control:
         The guest stands behind the instruction then.
         """
         pending = self.pending()
-        self._no_interrupt("skip")
+        check_no_interrupt(pending, "skip")
         if self.stopped().answered:
             raise UsageError("the device has been read already: `set value` gives another value")
         if pending.insn is None:
@@ -257,18 +249,11 @@ class Control:
 
     async def inject(self, name: str, fault: Inject) -> Halt | None:
         """Raise an exception in place of the instruction; the guest stands at its handler then."""
-        self.pending()
-        self._no_interrupt("exception")
-        self._untouched("raise an exception")
+        check_no_interrupt(self.pending(), "exception")
+        check_untouched(self.stopped(), "raise an exception")
         self._tell(f"fault {name}")
         self._go(fault, ToHandler())
         return await self.wait()
-
-    def _untouched(self, what: str) -> None:
-        # An access that a device has seen already cannot be taken back.
-        halt = self.stopped()
-        if halt.pending is not None and (halt.answered or halt.pending.done):
-            raise UsageError(f"the instruction is halfway: `step` first, then {what}")
 
     # ---- registers
 
@@ -291,7 +276,7 @@ class Control:
         The instruction starts over from it. Raises UsageError for another name.
         """
         halt = self.stopped()
-        self._untouched(f"set ${name}")
+        check_untouched(halt, f"set ${name}")
         check_fits(value, 8, f"the 8 bytes of {name}")
         cpu = with_register(halt.cpu, name, value)
         if cpu is None:
@@ -313,15 +298,9 @@ class Control:
         where they do not fit.
         """
         pending, halt = self.pending(), self.stopped()
-        if pending.is_input:
-            raise UsageError("the instruction has left the guest: it cannot be rewritten here")
-        self._untouched("rewrite it")
-        room = len(pending.code)
-        if pending.insn is None or not 0 < len(code) <= room:
-            there = pending.code.hex(" ")
-            raise UsageError(f"from 1 to {room} bytes can be rewritten here: {there}")
+        check_rewrite(pending, halt, code)
         self._tell(f"rewrite {code.hex(' ')}")
-        rest = room - len(code)
+        rest = len(pending.code) - len(code)
         await self.session.rewrite(halt.cpu.rip, code + _NOP * rest, halt.space)
         await self._again(halt, halt.cpu)
         return rest
@@ -356,7 +335,7 @@ class Control:
         self, direction: Direction, physical: int, width: int, value: int | None
     ) -> int | None:
         halt = self.stopped()
-        self._untouched("reach a device")
+        check_untouched(halt, "reach a device")
         if width not in (1, 2, 4, 8):
             raise UsageError(f"a device is reached with 1, 2, 4 or 8 bytes, not {width}")
         if value is not None:

@@ -98,7 +98,7 @@ TESTED_BY = {
     " repl/commands/register repl/commands/script repl/commands/stop"
     " repl/commands/watch repl/console repl/context repl/expression repl/extension repl/guest"
     " repl/interpreter repl/names repl/result repl/stop repl/counts repl/aim repl/thread"
-    " repl/watching access/decision session/control session/custody session/ruling",
+    " repl/watching access/decision session/control session/custody",
     "repl/test_prompt": "repl/completion repl/conversation repl/dumb repl/feed repl/feed_lines"
     " repl/history repl/parser repl/toolbar",
     "repl/test_editor": "repl/clause repl/highlight repl/pager repl/setting",
