@@ -118,7 +118,8 @@ TESTED_BY = {
     "devices/test_names": "trace/naming",
     "trace/test_summary": "trace/phase",
     "trace/test_waiting_words": "trace/waiting",
-    "intercept/queue/test_doorbell": "devices/queue devices/queue_file trace/queue",
+    "intercept/queue/test_doorbell": "devices/queue devices/queue_file intercept/queue/ring"
+    " trace/queue",
     "x86/poll/test_value": "x86/poll/condition x86/poll/effect x86/poll/state",
     "x86/test_decode": "x86/disassembler x86/instruction x86/mapped x86/modrm x86/opcode/evex"
     " x86/opcode/legacy x86/opcode/name x86/opcode/row x86/opcode/vex x86/prefix x86/touch",

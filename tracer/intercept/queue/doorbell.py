@@ -26,31 +26,28 @@ from tracer.intercept.queue.registers import (
     number_of,
     places,
 )
+from tracer.intercept.queue.ring import MOST_COUNT, Ring
 from tracer.intercept.queue.told import MOST_ENTRIES, Rung, Told
 from tracer.intercept.queue.virtqueue import chain_of
 from tracer.trace.naming import Naming
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import Intercept, MemoryAccess
 
-_MOST_COUNT = 1 << 16
 _MOST_LOOKED = 256
 """Queues of a device that are looked at for what it is done with."""
+
+Key = tuple[str, str, int]
+"""A queue: the name of its region, its own, and its number."""
 
 Ram = Callable[[int, int], bytes]
 """Returns bytes at a physical address, or raises LookupError when part of them is not RAM."""
 
 
 @dataclass(slots=True)
-class _Ring:
-    # A queue of one number: where it is, and how far its doorbell has told.
+class _Virtqueue:
+    # A virtqueue of one number: how far its doorbell has told, and its device, if it is split.
 
-    base: int | None = None
-    count: int | None = None
     last: int | None = 0
-    # The device's entries are known up to this one, None where that is not known; and the phase
-    # that the next one will have.
-    seen: int | None = 0
-    phase: bool = True
     used: int = 0
     packed: PackedRing = field(default_factory=PackedRing)
 
@@ -65,7 +62,8 @@ class Doorbells:
         self._registers = QueueRegisters(naming)
         self._ram = ram
         self._shared = shared
-        self._rings: dict[tuple[str, str, int], _Ring] = {}
+        self._rings: dict[Key, Ring] = {}
+        self._virtqueues: dict[Key, _Virtqueue] = {}
         self._rang: set[str] = set()
 
     # ---- which registers
@@ -113,7 +111,7 @@ class Doorbells:
         for name, value in values.items():
             self._registers.give(where, name, known.number, value)
         place = None if known.taken is None else known.taken % known.size
-        self._rings[region, queue.name, known.number] = _Ring(
+        self._virtqueues[region, queue.name, known.number] = _Virtqueue(
             last=known.taken, used=known.done,
             packed=PackedRing(place or 0, None, known.done % known.size),
         )  # fmt: skip
@@ -136,7 +134,7 @@ class Doorbells:
             self._registers.suppose(region.name, name, value)
         for queue in self._begun(region):
             number = number_in(queue.doorbell)
-            self._rings[region.name, queue.name, number] = _Ring(last=None, seen=None)
+            self._rings[region.name, queue.name, number] = Ring(last=None, seen=None)
             self._recall(region.name, queue, number)
 
     def _begun(self, region: Region) -> list[Queue]:
@@ -146,9 +144,9 @@ class Doorbells:
 
     def _recall(self, region: str, maker: Queue, number: int) -> None:
         base, count = self._registers.place(region, maker, number)
-        if not base or not count or not 1 <= count <= _MOST_COUNT or maker.entry is None:
+        if not base or not count or not 1 <= count <= MOST_COUNT or maker.entry is None:
             return
-        made: dict[tuple[str, str, int], set[tuple[int | None, int | None]]] = {}
+        made: dict[Key, set[tuple[int | None, int | None]]] = {}
         for at in range(count):
             data = self._quiet(base + at * maker.entry.size, maker.entry.size)
             if data is None:
@@ -158,17 +156,18 @@ class Doorbells:
         for key, said in made.items():
             if len(said) == 1:
                 ((first, entries),) = said
-                self._rings[key] = _Ring(first, entries, last=None, seen=None)
+                self._rings[key] = Ring(first, entries, last=None, seen=None)
 
     def _reset(self, region: str, named: Named) -> None:
         told = {part.name for part in named.parts}
-        for key in list(self._rings):
+        for key in self._keys():
             queue = next((each for each in self.queues(key[0]) if each.name == key[1]), None)
             if queue is None or not queue.reset or beside(key[0], queue) != region:
                 continue
             reset = self._registers.value(region, queue.reset, 0)
             if queue.reset.partition(".")[0] in told and not reset:
-                del self._rings[key]
+                self._rings.pop(key, None)
+                self._virtqueues.pop(key, None)
                 self._registers.reset(region)
 
     def rung(
@@ -221,9 +220,9 @@ class Doorbells:
             for queue in self.queues(region):
                 if queue.phase and not queue.made and "{}" not in queue.doorbell:
                     key = region, queue.name, number_in(queue.doorbell)
-                    self._rings.setdefault(key, _Ring())
-        keys = (key for key in self._rings if self._registers.device_of(key[0]) == device)
-        for key in [*islice(keys, _MOST_LOOKED)]:
+                    self._rings.setdefault(key, Ring())
+        keys = (key for key in self._keys() if self._registers.device_of(key[0]) == device)
+        for key in islice(keys, _MOST_LOOKED):
             region, name, number = key
             queue = next(each for each in self.queues(region) if each.name == name)
             told = Told(self._quiet)
@@ -233,7 +232,8 @@ class Doorbells:
                 ring = self._rings[key]
                 if queue.made is None:
                     ring.base, ring.count = self._registers.place(region, queue, number)
-                self._written(ring, queue, told)
+                if queue.entry is not None:
+                    ring.complete(queue, queue.entry, told, ~self._shared())
             if told.entries:
                 yield Rung.of(key, told)
 
@@ -241,6 +241,7 @@ class Doorbells:
         """Return what knows the same, for a look that nothing is to be remembered of."""
         made = copy(self)
         made._rings = deepcopy(self._rings)
+        made._virtqueues = deepcopy(self._virtqueues)
         return made
 
     def ahead(
@@ -251,76 +252,21 @@ class Doorbells:
 
     # ---- a ring
 
+    def _keys(self) -> list[Key]:
+        return [*self._rings, *self._virtqueues]
+
     def _ring(self, region: str, queue: Queue, number: int, value: int, told: Told) -> None:
-        ring = self._rings.get((region, queue.name, number))
-        if ring is None:
-            ring = self._rings[region, queue.name, number] = _Ring()
+        ring = self._rings.setdefault((region, queue.name, number), Ring())
         if queue.made is None:
             ring.base, ring.count = self._registers.place(region, queue, number)
-        layout, base, count = queue.entry, ring.base, ring.count
-        assert layout is not None  # or it is a virtqueue
-        if base is None or count is None:
-            told.notes.append("where it is was not seen")
-            ring.last = ring.seen = None
-            return
-        if not 1 <= count <= _MOST_COUNT:
-            told.notes.append(f"it is to have {count} entries")
-            return
-        if value >= count:
-            told.notes.append(f"index {value} lies outside its {count} entries")
-            return
-        first = (value - 1) % count if ring.last is None or ring.last >= count else ring.last
-        if ring.last is None:
-            told.notes.append("entries before this one may be new as well")
-        ring.last = value
-        total = (value - first) % count
-        if queue.phase and (ring.seen is None or (ring.seen - first) % count < total):
-            self._see(ring, queue, value)
-        for index in range(first, first + total):
-            if told.full:
-                told.notes.append(f"{total - MOST_ENTRIES} more entries")
-                break
-            at = index % count
-            physical = base + at * layout.size & ~self._shared()
-            data = told.read(physical, layout.size)
-            if data is None:
-                break
-            numbers = layout.numbers(data)
-            told.entry(layout, at, physical, data)
-            self._make(region, queue, numbers)
-
-    def _see(self, ring: _Ring, queue: Queue, value: int) -> None:
-        # All before an index is known: the last of that tells the phase of what comes there.
-        assert queue.entry is not None and ring.base is not None and ring.count is not None
-        size = queue.entry.size
-        data = self._quiet(ring.base + (value - 1) % ring.count * size, size)
-        ring.seen = None if data is None else value
-        if data is not None:
-            ring.phase = bool(queue.entry.numbers(data)[queue.phase]) ^ (value == 0)
-
-    def _written(self, ring: _Ring, queue: Queue, told: Told) -> None:
-        layout, base, count = queue.entry, ring.base, ring.count
-        if layout is None or not base or not count or count > _MOST_COUNT or ring.seen is None:
-            return
-        while not told.full and ring.seen < count:
-            at = ring.seen
-            physical = base + at * layout.size & ~self._shared()
-            data = self._quiet(physical, layout.size)
-            # The driver leaves one entry free, so that a full ring is not taken for an empty one.
-            last = (at + 1) % count == ring.last
-            if data is None or last or bool(layout.numbers(data)[queue.phase]) != ring.phase:
-                return
-            told.entry(layout, at, physical, data)
-            ring.seen = (at + 1) % count
-            ring.phase ^= ring.seen == 0
-
-    def _make(self, region: str, maker: Queue, numbers: dict[str, int]) -> None:
-        # Takes notice of a queue that an entry makes.
-        self._rings.update(self._makes(region, maker, numbers))
+        assert queue.entry is not None  # or it is a virtqueue
+        for numbers in ring.take(queue, queue.entry, value, told, ~self._shared()):
+            self._rings.update(self._makes(region, queue, numbers))
 
     def _makes(
         self, region: str, maker: Queue, numbers: dict[str, int]
-    ) -> Iterator[tuple[tuple[str, str, int], _Ring]]:
+    ) -> Iterator[tuple[Key, Ring]]:
+        # Yields the queues that an entry makes.
         for queue in self.queues(region):
             made = queue.made
             if made is None or made.queue != maker.name:
@@ -328,7 +274,7 @@ class Doorbells:
             if all(numbers[name] == value for name, value in made.when.items()):
                 count = numbers[made.count] + queue.less_one
                 key = region, queue.name, numbers[made.number]
-                yield key, _Ring(numbers[made.base], count)
+                yield key, Ring(numbers[made.base], count)
 
     # ---- a virtqueue
 
@@ -337,7 +283,7 @@ class Doorbells:
         if found is None:
             return
         size, packed, (descriptors, available, used) = found
-        ring = self._rings.setdefault((region, queue.name, number), _Ring())
+        ring = self._virtqueues.setdefault((region, queue.name, number), _Virtqueue())
         if packed:
             self._packed(ring.packed, descriptors, size, told)
             return
@@ -380,7 +326,7 @@ class Doorbells:
 
     def _used(self, region: str, queue: Queue, number: int, told: Told) -> None:
         # Tells the chains that the device is done with.
-        ring = self._rings[region, queue.name, number]
+        ring = self._virtqueues[region, queue.name, number]
         found = self._areas(region, queue, number, told)
         if found is None:
             return

@@ -19,12 +19,12 @@ _LAPS = 1 << 16
 
 
 class Told:
-    """Gather the entries of a queue, which ``read`` reads, and ``notes`` on what is missing."""
+    """Gather the entries of a queue, which ``look`` reads, and ``notes`` on what is missing."""
 
-    def __init__(self, read: Quiet) -> None:
+    def __init__(self, look: Quiet) -> None:
         self.entries: list[QueueEntry] = []
         self.notes: list[str] = []
-        self._read = read
+        self.look = look
 
     @property
     def full(self) -> bool:
@@ -33,7 +33,7 @@ class Told:
 
     def read(self, physical: int, size: int) -> bytes | None:
         """Return bytes at a physical address; None, with a note, where that is not all RAM."""
-        data = self._read(physical, size)
+        data = self.look(physical, size)
         if data is None:
             self.notes.append(f"physical {physical:#x} is not RAM")
         return data
