@@ -19,7 +19,6 @@ import zstandard
 from tracer.check.diff import Differ, Rules, Side, compare
 from tracer.check.lines import region_diff_lines
 from tracer.check.survival import assert_survives
-from tracer.confidential.handler import CURRENT
 from tracer.devices import library
 from tracer.errors import TraceError, TracerError, UsageError
 from tracer.host.named_file import file_named
@@ -115,7 +114,7 @@ class Recording:
             self.settled.add(path)
 
     @typed
-    def assert_survives(self, profile: str = CURRENT, *, region: str | None = None) -> None:
+    def assert_survives(self, profile: str | None = None, *, region: str | None = None) -> None:
         """Hold this trace to a confidential guest's handler, as the function of this name does."""
         __tracebackhide__ = True
         with TraceReader(self.path) as trace:

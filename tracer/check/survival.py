@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tracer.confidential.audit import Audit, Site
-from tracer.confidential.handler import CURRENT, PROFILES
+from tracer.confidential.audit import Audit, OwnAudit, Site
+from tracer.confidential.handler import PROFILES
 from tracer.devices import library
 from tracer.errors import TraceError, UsageError, advice
 from tracer.query.source import Source
@@ -19,22 +19,27 @@ class Fatal(AssertionError):
 
 
 def assert_survives(
-    trace: TraceReader, profile: str = CURRENT, *, region: str | None = None
+    trace: TraceReader, profile: str | None = None, *, region: str | None = None
 ) -> None:
     """Raise :exc:`Fatal`, naming each call site, when a handler would not survive a trace.
 
-    ``profile`` is whose handler, as ``vetrace audit`` has them; ``region`` is a region's name, its
+    ``profile`` is whose handler, as ``vetrace audit`` has them, and without it the one that it
+    takes for the trace; ``region`` is a region's name, its
     device's, or a glob: without it all regions count. Raise UsageError for a profile that is none,
     and TraceError when the trace cannot be read to its end, has no such access, or does not tell
     the instruction of each.
     """
     __tracebackhide__ = True
-    if profile not in PROFILES:
+    if profile is not None and profile not in PROFILES:
         raise UsageError(f"there is no profile {profile}{advice(profile, PROFILES)}")
-    audit = Audit(PROFILES[profile])
+    own = OwnAudit(trace.header.kernel)
+    audits = own.audits if profile is None else [Audit(PROFILES[profile])]
     chosen = Selection() if region is None else choose(region=region)
     for record, events in Source(trace, chosen, library.load()):
-        audit.add(record, events)
+        own.hear(record)
+        for each in audits:
+            each.add(record, events)
+    audit = own.own if profile is None else audits[0]
     if trace.damage is not None:
         raise TraceError(f"{trace.name}: {trace.damage}; record it again")
     if audit.unjudged:
@@ -52,10 +57,10 @@ def assert_survives(
             "\n".join(
                 [
                     f"{trace.name}: {len(fatal)} of {counted(len(audit.sites), 'call site')} "
-                    f"would be fatal ({profile})",
+                    f"would be fatal ({audit.profile.name})",
                     *map(_line, fatal[:_SITES]),
                     *(
-                        [f"  and {more} more: vetrace audit --profile {profile}"]
+                        [f"  and {more} more: vetrace audit --profile {audit.profile.name}"]
                         if more > 0
                         else []
                     ),

@@ -12,8 +12,9 @@ from tracer import __version__
 from tracer.cli import EXIT_FAILED, EXIT_MISMATCH, EXIT_OK, host_inputs, live, terminal
 from tracer.cli.filters import add_filters, register_maps, selection
 from tracer.cli.parser import count
-from tracer.confidential.audit import Audit, Place, Site, exits_of, side_by_side
+from tracer.confidential.audit import Audit, OwnAudit, Place, Site, exits_of, side_by_side
 from tracer.confidential.handler import CURRENT, PROFILES, Profile
+from tracer.confidential.kind import Kind
 from tracer.errors import TraceError, UsageError
 from tracer.host.streams import warn
 from tracer.query.source import Source
@@ -33,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--profile", metavar="PROFILE",
-        help=f"whose handler: {', '.join(PROFILES)} (default {CURRENT}, or with --live what"
-        f" --guest is of); or {ALL} of them",
+        help=f"whose handler: {', '.join(PROFILES)} (default: that of the TDX or SEV-ES guest that"
+        f" was traced, of another one {CURRENT}; with --live what --guest is of); or {ALL} of them",
     )  # fmt: skip
     parser.add_argument(
         "--limit",
@@ -68,17 +69,20 @@ def run(args: argparse.Namespace) -> int:
         return live.run(args)
     if args.host_inputs:
         return host_inputs.run(args)
-    chosen = args.profile or CURRENT
-    profiles = _profiles(chosen)
-    audits = [Audit(profile) for profile in profiles]
+    audits = [Audit(profile) for profile in _profiles(args.profile)]
     with TraceReader(args.trace) as trace, terminal.reading(trace):
+        own = OwnAudit(trace.header.kernel)
+        audits = audits or own.audits
         source = Source(trace, selection(args), register_maps(args))
         for record, events in source:
+            own.hear(record)
             if isinstance(record, Intercept):
                 exits = exits_of(record, events)
                 for audit in audits:
                     audit.judge(record, exits)
         source.check_names()
+    if not args.profile:
+        audits = [own.own]
     judged, unjudged = audits[0].exits, audits[0].unjudged
     if unjudged and not judged:
         raise TraceError(
@@ -90,10 +94,11 @@ def run(args: argparse.Namespace) -> int:
         print(msgspec.json.encode(log).decode())
     elif args.json:
         objects = [_object(audit, trace) for audit in audits]
-        shown = {"profiles": objects} if chosen == ALL else objects[0]
+        shown = {"profiles": objects} if args.profile == ALL else objects[0]
         print(msgspec.json.encode(shown).decode())
     else:
-        _print_report(audits, args.limit or None)
+        why = "" if args.profile or own.kind is Kind.PLAIN else f"{own.kind.label} guest's own"
+        _print_report(audits, args.limit or None, why)
     terminal.warn_of_losses(trace)
     if unjudged:
         warn(
@@ -105,7 +110,9 @@ def run(args: argparse.Namespace) -> int:
     return EXIT_FAILED if unjudged else EXIT_OK
 
 
-def _profiles(name: str) -> list[Profile]:
+def _profiles(name: str | None) -> list[Profile]:
+    if name is None:
+        return []
     if name == ALL:
         return list(PROFILES.values())
     if name not in PROFILES:
@@ -114,13 +121,13 @@ def _profiles(name: str) -> list[Profile]:
     return [PROFILES[name]]
 
 
-def _print_report(audits: list[Audit], limit: int | None) -> None:
+def _print_report(audits: list[Audit], limit: int | None, why: str) -> None:
     from tracer.report import tables  # rich: see terminal.table_console
 
     console = terminal.table_console(sys.stdout)
     alone = len(audits) == 1
     first = audits[0]
-    lines = [_heading(first.profile)] if alone else []
+    lines = [_heading(first.profile) + (f" (the traced {why})" if why else "")] if alone else []
     if not first.sites:
         lines.append("no device access, so nothing to judge")
         lines += map(_inside, audits)

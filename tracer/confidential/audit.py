@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tracer.confidential.handler import Profile, Verdict, alike, judge
+from tracer.confidential.handler import PROFILES, Profile, Verdict, alike, judge, profile_of
+from tracer.confidential.hypercall import ghcb_asked
 from tracer.confidential.input_verdict import JUDGED, judge_input
+from tracer.confidential.kind import Kind
 from tracer.errors import EmulationError
+from tracer.trace.call import TdcallRecord, VmgexitRecord
 from tracer.trace.event import Event, events_of
 from tracer.trace.member import Space
 from tracer.trace.record import Intercept, MemoryAccess, Record
@@ -181,6 +184,37 @@ class Audit:
             found.append((place, exits))
             enough -= exits
         return found
+
+
+class OwnAudit:
+    """Judge a trace for the handler of the guest that it is of, whose kind its records tell.
+
+    An ordinary guest has no handler: it is judged for the one that a TDX guest's Linux has now.
+    ``release`` is its kernel's. ``audits`` are for all that it may turn out to be.
+    """
+
+    def __init__(self, release: str) -> None:
+        names = {kind: profile_of(kind, release) for kind in Kind}
+        by_name = {name: Audit(PROFILES[name]) for name in names.values()}
+        self.audits = list(by_name.values())
+        self.kind = Kind.PLAIN
+        self._by_kind = {kind: by_name[name] for kind, name in names.items()}
+
+    def hear(self, record: Record) -> None:
+        """Take note of what a record tells of the guest's kind."""
+        match record:
+            case VmgexitRecord():
+                self.kind = Kind.SEV_ES
+            case TdcallRecord():
+                self.kind = Kind.TDX
+            case Intercept() if record.asked is not None and self.kind is Kind.PLAIN:
+                exit = ghcb_asked(record.asked.given, record.asked.returned)
+                self.kind = Kind.TDX if exit is None else Kind.SEV_ES
+
+    @property
+    def own(self) -> Audit:
+        """Return the audit for what the guest has turned out to be."""
+        return self._by_kind[self.kind]
 
 
 def side_by_side(audits: Sequence[Audit]) -> list[tuple[Site, ...]]:

@@ -18,6 +18,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from tracer.confidential.kind import Kind
 from tracer.x86.forms import Form
 from tracer.x86.instruction import File, Immediate, Instruction, Memory, Register
 from tracer.x86.state import GPR, PAGE_SIZE, Mode
@@ -105,6 +106,13 @@ def own_profile(release: str, *, sev: bool = False) -> str:
     if sev and version in _KEPT:
         return CURRENT_SEV
     return next(name for is_sev, since, name in _SINCE if is_sev is sev and version >= since)
+
+
+def profile_of(kind: Kind, release: str) -> str:
+    """Return the name of the profile that a guest's own handler has, or would have."""
+    if kind is Kind.PLAIN:
+        return CURRENT
+    return own_profile(release, sev=kind is Kind.SEV_ES)
 
 
 # The forms that `insn_decode_mmio` knows, by the table's own names for them.

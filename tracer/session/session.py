@@ -13,8 +13,7 @@ from tracer.access.space import AddressSpace
 from tracer.access.transfer import Transfer
 from tracer.access.vcpu import Change, RegisterFile
 from tracer.compiled.inputs import Input
-from tracer.confidential.handler import CURRENT, own_profile
-from tracer.confidential.kind import Kind
+from tracer.confidential.handler import profile_of
 from tracer.devices.map import RegisterMaps
 from tracer.errors import DebuggerError, GuestError, GuestHung, QemuError, TargetGone
 from tracer.gdb.client import GdbClient
@@ -127,10 +126,7 @@ class Session:
     @property
     def profile(self) -> str:
         """Return the name of the profile that the guest's own handler has, or would have."""
-        kind = self.system.kind
-        if kind is Kind.PLAIN:
-            return CURRENT
-        return own_profile(self.system.release, sev=kind is Kind.SEV_ES)
+        return profile_of(self.system.kind, self.system.release)
 
     @property
     def traced(self) -> Traced:

@@ -11,6 +11,7 @@ import trace_sample as sample
 from tracer.check.golden import Recording
 from tracer.check.survival import Fatal
 from tracer.errors import TraceError, UsageError
+from tracer.trace.call import VmgexitRecord
 from tracer.trace.record import Intercept, Record
 
 
@@ -87,3 +88,11 @@ def test_a_trace_that_was_cut_does_not_survive(tmp_path: Path) -> None:
 def test_a_profile_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no profile linux-tdy; did you mean linux-tdx"):
         Recording(made(tmp_path, moving(0))).assert_survives("linux-tdy")
+
+
+def test_a_confidential_guest_is_held_to_its_own_handler(tmp_path: Path) -> None:
+    call = VmgexitRecord(
+        time_ns=0, vcpu=0, rip=0xFFFFFFFF81000000, code=0x72, name="CPUID", given={}, returned={}
+    )
+    with pytest.raises(Fatal, match=r"would be fatal \(linux-sev\)"):
+        Recording(made(tmp_path, call, adding(0, "nvme"))).assert_survives()

@@ -12,6 +12,7 @@ import trace_sample as sample
 from tracer.cli.main import main
 from tracer.confidential.audit import Audit, audit, side_by_side
 from tracer.confidential.handler import PROFILES
+from tracer.trace.call import Hypercall, TdcallRecord, VmgexitRecord
 from tracer.trace.record import Intercept, MemoryAccess, Record
 
 READ = sample.device("nvme", 0x1C, 4, "read", 1)
@@ -167,6 +168,51 @@ def test_status_0_when_every_site_would_do(
 def test_status_3_when_a_site_would_not(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(tmp_path, "--profile", "linux-sev", records=[record(0, "0103")]) == 3
     assert "1 would oops" in capsys.readouterr().out
+
+
+SEV_CALL = VmgexitRecord(
+    time_ns=0, vcpu=0, rip=0xFFFFFFFF81000000, code=0x72, name="CPUID", given={}, returned={}
+)
+TDX_CALL = TdcallRecord(
+    time_ns=0, vcpu=0, rip=0xFFFFFFFF81000000, leaf=1, name="TDG.VP.INFO", given={}, returned={}
+)
+SEV_ASKED = Hypercall(
+    given={"sw_exit_code": 0x80000001, "sw_exit_info_1": 0xFEBEC000, "sw_exit_info_2": 4},
+    returned={"shared_buffer": 1},
+)
+TDX_ASKED = Hypercall(given={"r12": 4}, returned={})
+
+
+def asked(call: Hypercall) -> Record:
+    return msgspec.structs.replace(record(0, "8b03"), via="guest", asked=call)
+
+
+@pytest.mark.parametrize(
+    ("first", "profile", "of"),
+    [
+        ([SEV_CALL], "linux-sev", "SEV-ES"),
+        ([asked(SEV_ASKED)], "linux-sev", "SEV-ES"),
+        ([TDX_CALL], "linux-tdx-5.19", "TDX"),
+        ([asked(TDX_ASKED)], "linux-tdx-5.19", "TDX"),
+        ([], "linux-tdx", ""),
+    ],
+)
+def test_a_confidential_guest_is_judged_by_its_own_handler(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    first: list[Record], profile: str, of: str,
+) -> None:  # fmt: skip
+    header = msgspec.structs.replace(sample.HEADER, kernel="6.1.0-56-cloud-amd64")
+    monkeypatch.setattr(sample, "HEADER", header)
+    records = [*first, record(len(first), "8b03")]
+    assert run(tmp_path, records=records) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (heading,) = [line for line in lines if line.startswith("linux-")]
+    assert heading.startswith(f"{profile}: ")
+    assert heading.endswith(f"(the traced {of} guest's own)") is bool(of)
+    assert run(tmp_path, "--json", records=records) == 0
+    assert json.loads(capsys.readouterr().out)["profile"] == profile
+    assert run(tmp_path, "--profile", "linux-sev-5.10", records=records) == 0
+    assert "guest's own" not in capsys.readouterr().out
 
 
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
