@@ -14,7 +14,8 @@ from tracer.compiled.monitor import WINDOW_BASE, MonitorCode, monitor_size
 from tracer.errors import GuestError
 from tracer.intercept.entry.nested import MonitorPost
 from tracer.intercept.fault import NestedFaults
-from tracer.intercept.ring.monitor import OWN_SELECTOR, Monitor
+from tracer.intercept.ring.entrance import OWN_SELECTOR
+from tracer.intercept.ring.monitor import Monitor
 from tracer.intercept.ring.secondary import Secondary
 from tracer.intercept.ring.sites import CompiledSites
 from tracer.intercept.ring.window import REACH, NoWindow, far_devices, open_at

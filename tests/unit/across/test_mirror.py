@@ -155,7 +155,7 @@ BY_PLAYBOOK = {
     " linux/user linux/wrappers",
     "test_course": "session/course",
     "test_input_bell": "intercept/ring/asked_input intercept/ring/input_bell",
-    "test_monitor": "intercept/ring/monitor intercept/ring/secondary",
+    "test_monitor": "intercept/ring/entrance intercept/ring/monitor intercept/ring/secondary",
     "test_nested": "intercept/entry/nested intercept/entry/sight session/interception"
     " session/nested",
     "test_sites": "intercept/ring/block intercept/ring/pace intercept/ring/rows"

@@ -14,14 +14,8 @@ from itertools import chain
 from tracer.access.region import RegionMap
 from tracer.access.space import AddressSpace
 from tracer.access.stop import Stopped
-from tracer.access.vcpu import (
-    DescriptorTable,
-    DescriptorTables,
-    RegisterFile,
-    SetRegister,
-    VcpuState,
-)
-from tracer.access.want import BreakAlone, FlushTlb, Registers, StepAlone, Vcpu
+from tracer.access.vcpu import DescriptorTable, DescriptorTables, VcpuState
+from tracer.access.want import Registers, StepAlone, Vcpu
 from tracer.compiled import flagging, layout, module, monitor
 from tracer.compiled.diary import Current
 from tracer.compiled.exits import intercepts_of, quiet_intercepts
@@ -35,6 +29,7 @@ from tracer.confidential.kind import Kind
 from tracer.errors import InterceptError
 from tracer.intercept.entry.door import NOTE_MSR
 from tracer.intercept.journal import Journal
+from tracer.intercept.ring.entrance import go_inside
 from tracer.intercept.ring.window import Window
 from tracer.intercept.view import GuestView
 from tracer.x86 import vmcb
@@ -42,22 +37,10 @@ from tracer.x86.idt import GATE_SIZE
 from tracer.x86.state import GPR, VIRTUALIZATION_VECTOR, CpuState
 from tracer.x86.vmcb import SVME, Entered
 
-_CR4_LA57 = 1 << 12
-_CR0_PG, _CR4_PAE = 1 << 31, 1 << 5
-_LONG = 1 << 8 | 1 << 11
-"""EFER.LME, and NXE, as the monitor's window has data that is no code."""
-_CR0_PROTECTED = _CR0_PG | 1 << 4 | 1
-"""PG, ET and PE: with EFER.LME, long mode (Intel SDM vol. 3A, 9.8.5)."""
-_LOW_ROOT = 0x1000
-"""The physical address of a root table on the way there."""
-OWN_SELECTOR = 8
-"""The selector of the monitor's code where a vCPU enters it from outside long mode."""
 _CRYSTAL_HZ = 10**9
 """QEMU has the local APIC's timer go by it (hw/intc/apic.c), and under icount RDTSC."""
 _MOST_STEPS = 1 << 10
 """Instructions of the monitor's for one exit, at most, with a string instruction's page walks."""
-_KEPT = "rip", "rsp", "rax", "rbx", "eflags", "cr0", "cr3", "cr4", "gs_base"
-"""Registers that a vCPU has after it has entered as it had them before, as a sample."""
 
 
 class Monitor:
@@ -157,38 +140,13 @@ class Monitor:
             state.dr6, state.dr7,
         )  # fmt: skip
         code = self.code
-        there = code.vmcb(vcpu)
-        legacy = not before["cr0"] & _CR0_PG
         if self._kind is Kind.TDX and not self._begun:
             self._begin_domain(self._view.space_of(before), idt.base)
         encrypted, domain = self._kind is Kind.SEV_ES, self._kind is Kind.TDX
         found = intercepts_of(self.inputs, domain=domain, encrypted=encrypted, nested=code.nested)
         pages = code.of_vcpu(vcpu, entered, found, self._current, dr7=encrypted)
-        self._view.memory.write(there, pages)
-        root = code.root(5 if before["cr4"] & _CR4_LA57 else 4)
-        started = {"rax": there, "rbx": even_ns, "rip": code.start}
-        linear = before["rip"]
-        changes = [SetRegister(*each) for each in started.items()]
-        lent: dict[int, bytes] = {}
-        if legacy:
-            linear = linear + state.segments["cs"].base & 0xFFFFFFFF
-            changes = [*_into_long_mode(before), SetRegister("cr3", root), *changes]
-            lent = {gdt.base + OWN_SELECTOR: monitor.CODE_SEGMENT, _LOW_ROOT: code.low_entry}
-        else:
-            await FlushTlb(root)
-        kept = {place: self._view.memory.read(place, len(data)) for place, data in lent.items()}
-        for place, data in lent.items():
-            self._view.memory.write(place, data)
-        await BreakAlone(linear, changes, before["rip"] if legacy else None)
-        for place, data in kept.items():
-            self._view.memory.write(place, data)
-        after = await Registers()
-        lost = [name for name in _KEPT if before[name] != after[name]]
-        if lost or not after["efer"] & SVME:
-            raise InterceptError(
-                f"vCPU {vcpu} has not come into the monitor whole: {', '.join(lost) or 'EFER'} is "
-                "another one's"
-            )
+        self._view.memory.write(code.vmcb(vcpu), pages)
+        await go_inside(code, self._view.memory, vcpu, state, before, even_ns)
 
     @property
     def stands(self) -> tuple[int, ...]:
@@ -403,11 +361,3 @@ class Monitor:
 
     def _write(self, offset: int, data: bytes) -> None:
         self._view.memory.write(self._block + offset, data)
-
-
-def _into_long_mode(before: RegisterFile) -> list[SetRegister]:
-    # The changes that lead there from wherever a vCPU without paging is, in the order that it
-    # takes. Before it has 64-bit code QEMU's stub writes 32 bits of each register.
-    modes = {"cr4": before["cr4"] | _CR4_PAE, "efer": before["efer"] | _LONG, "cr3": _LOW_ROOT}
-    modes |= {"cr0": _CR0_PROTECTED, "cs": OWN_SELECTOR}
-    return [SetRegister(*each) for each in modes.items()]
