@@ -37,7 +37,7 @@ from tracer.export.dataframe import Library, dataframe
 from tracer.guest.equipment import Equipment
 from tracer.guest.software import Software
 from tracer.host.event_loop import in_its_thread
-from tracer.host.named_file import file_named
+from tracer.host.named_file import check_output, file_named
 from tracer.host.streams import warn
 from tracer.host.textfile import STANDARD
 from tracer.host.typed import typed
@@ -251,7 +251,7 @@ def boot(
         inputs=parse_inputs(inputs) if inputs else frozenset(),
         from_reset=from_reset,
         realtime=realtime,
-        qemu_log=None if qemu_log is None else file_named(qemu_log).absolute(),
+        qemu_log=_log(qemu_log),
         extra=tuple(qemu_args),
         exit_ok=exit_ok,
         console=console_at,
@@ -370,6 +370,14 @@ def _output(name: Path | str | None) -> Path | None:
         return None
     path = file_named(name)
     check_trace_output(path)
+    return path
+
+
+def _log(name: Path | str | None) -> Path | None:
+    if name is None:
+        return None
+    path = file_named(name).absolute()
+    check_output(path, in_place=True)
     return path
 
 

@@ -407,6 +407,8 @@ def test_a_guest_whose_loop_is_gone_says_so() -> None:
         ({"qemu_args": ["-smp", "2"]}, "need --realtime"),
         ({"modules": ["e1000e"], "initrd": __file__}, "drop --initrd"),
         ({"registers": ["none.toml"]}, "cannot read none.toml"),
+        ({"output": "none/run.vtrace"}, "cannot write trace none/run.vtrace: No such file"),
+        ({"qemu_log": "none/qemu.log"}, "cannot write .*none/qemu.log: No such file"),
         ({"ring": 3}, "a ring of 3 records: powers of two"),
     ],
 )
