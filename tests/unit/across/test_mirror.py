@@ -90,9 +90,10 @@ TESTED_BY = {
     "query/test_facts": "query/course query/pending query/waiting",
     "session/test_host": "session/outlook session/own_host host/own_code",
     "query/test_sieve": "query/roster query/words",
-    "query/test_condition": "query/condition/closure query/condition/cursor query/condition/grammar"
-    " query/condition/lexeme query/condition/lexicon query/condition/mention query/condition/moment"
-    " query/condition/naming query/condition/node query/condition/vocabulary",
+    "query/test_condition": "query/condition/asked query/condition/closure query/condition/cursor"
+    " query/condition/grammar query/condition/lexeme query/condition/lexicon"
+    " query/condition/mention query/condition/moment query/condition/naming query/condition/node"
+    " query/condition/term query/condition/vocabulary",
     "repl/test_commands": "repl/command repl/live repl/run repl/commands/change repl/commands/go"
     " repl/commands/host repl/commands/info repl/commands/look repl/commands/prompt"
     " repl/commands/register repl/commands/script repl/commands/stop"

@@ -135,11 +135,12 @@ def parse_prefix(
     """
     parser = Parser(text, start, stops, FIXED | dict(known or {}))
     node, end = parser.condition()
+    asked = parser.asked
     shown = text[start:end].strip()
     return (
         Condition(
-            shown, frozenset(parser.names), text, tuple(parser.mentions), tuple(parser.offsets),
-            tuple(parser.stretches), node.run, parser.moments.told,
+            shown, frozenset(asked.names), text, tuple(asked.mentions), tuple(asked.offsets),
+            tuple(asked.stretches), node.run, asked.moments.told,
         ),
         end,
     )  # fmt: skip
@@ -157,11 +158,12 @@ def parse_expression(
     """
     parser = Parser(text, start, stops, FIXED | dict(known or {}), deltas=True)
     node, end = parser.expression()
+    asked = parser.asked
     return (
         Expression(
-            text[start:end].strip(), node.type, frozenset(parser.names), text, node.start, node.end,
-            node.name, node.constant, tuple(parser.mentions), tuple(parser.offsets),
-            tuple(parser.stretches), tuple(parser.deltas), node.run,
+            text[start:end].strip(), node.type, frozenset(asked.names), text, node.start, node.end,
+            node.name, node.constant, tuple(asked.mentions), tuple(asked.offsets),
+            tuple(asked.stretches), tuple(asked.deltas), node.run,
         ),
         end,
     )  # fmt: skip

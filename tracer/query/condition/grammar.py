@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Collection, Mapping
-from itertools import count
 from typing import Any
 
-from tracer.errors import advice, suggestion
+from tracer.query.condition.asked import Asked
 from tracer.query.condition.closure import (
     ARITHMETIC,
     COMPARISON,
@@ -28,18 +27,10 @@ from tracer.query.condition.cursor import Cursor
 from tracer.query.condition.lexeme import Lexeme
 from tracer.query.condition.lexicon import Lexicon
 from tracer.query.condition.mention import Mention
-from tracer.query.condition.moment import Moments
 from tracer.query.condition.naming import fitting, named
 from tracer.query.condition.node import Ends, Node, run_of
-from tracer.query.condition.vocabulary import (
-    NAMES,
-    REGISTERS,
-    VALUES,
-    Between,
-    Since,
-    Type,
-    memory,
-)
+from tracer.query.condition.term import difference, fact, literal, register
+from tracer.query.condition.vocabulary import Between, Type
 
 MAX_DEPTH = 100
 """How deep an expression may nest, a chain of operators counted as nesting."""
@@ -67,9 +58,6 @@ RELATIONS = ("~", "!~", "in", "is", "touches")
 TOUCHED = ("offset", "address", "linear")
 """Facts that a range can touch."""
 
-# Each place that asks for changes has a memory of its own.
-_askers = count()
-
 
 class Parser:
     """Turn the pieces of one text into nodes, a method for each level of precedence."""
@@ -85,12 +73,7 @@ class Parser:
     ) -> None:
         self._at = Cursor(text, start, stops)
         self._deltas = deltas
-        self.deltas: list[Since] = []
-        self.names: set[str] = set()
-        self.mentions: list[Mention] = []
-        self.offsets: list[tuple[int, int]] = []
-        self.stretches: list[Between] = []
-        self.moments = Moments()
+        self.asked = Asked()
         self._known = known
         self._parentheses = 0
 
@@ -217,16 +200,16 @@ class Parser:
             if other.constant and name.type in ("text", "texts"):
                 self._mention(name.name, "==", str(other.run({})), other.start)
             if name.type == other.type == "number":
-                self.moments.hold(name, other)
+                self.asked.moments.hold(name, other)
         return among(word, left.type == "text") if several else COMPARISON[word]
 
-    def _mention(self, fact: str, sign: str, word: str, start: int) -> None:
-        if fact:
-            mention = Mention(fact, sign, word, start)
-            self.mentions.append(mention)
+    def _mention(self, name: str, sign: str, word: str, start: int) -> None:
+        if name:
+            mention = Mention(name, sign, word, start)
+            self.asked.mentions.append(mention)
             wrong = mention.wrong(self._known)
             if wrong:
-                growing = self._known[fact].growing
+                growing = self._known[name].growing
                 self._at.fail(start, wrong, may_come=growing)
 
     def _pattern(self, where: str, needs: str) -> Node:
@@ -234,7 +217,7 @@ class Parser:
         piece = self._at.piece
         if piece.kind != "text":
             self._at.fail(piece.start, f"{where} needs {needs}")
-        return self._literal("text", self._at.advance())
+        return literal("text", self._at.advance())
 
     def _fitted(self, left: Node, sign: Lexeme) -> Node:
         where = f"{sign.value} at column {sign.start + 1}"
@@ -256,7 +239,7 @@ class Parser:
         wanted = self._at.take("not") is None
         node = self._pattern(where, "a name: region is nvme")
         self._mention(left.name, "is", str(node.run({})), node.start)
-        self.names.add(left.name)
+        self.asked.names.add(left.name)
         run = named(left.name, str(node.run({})))
         if not wanted:
             return self._made("truth", lambda facts: not run(facts), [left, node], left.start)
@@ -294,7 +277,7 @@ class Parser:
     def _within(self, left: Node, sign: Lexeme) -> Node:
         first, last = self._numbers(left, sign)
         run = between(left.run, run_of(first), run_of(last), sign.value == "in")
-        self.moments.hold(left, first, last)
+        self.asked.moments.hold(left, first, last)
         parts = [node for node in (left, first, last) if node is not None]
         return self._made("truth", run, parts, left.start)
 
@@ -307,7 +290,7 @@ class Parser:
             )
         first, last = self._numbers(left, sign)
         if left.name == "offset" and first is not None and first.constant:
-            self.offsets.append((first.run({}), first.start))
+            self.asked.offsets.append((first.run({}), first.start))
         size = lookup("extent")
         run = touching(left.run, size, run_of(first), run_of(last))
         parts = [node for node in (left, first, last) if node is not None]
@@ -318,7 +301,7 @@ class Parser:
         where = f"{sign.value} at column {sign.start + 1}"
         ends = self._range(sign, lambda: self._pattern(where, f"texts in quotes: {like}"), like)
         between = Between(*(None if node is None else str(node.run({})) for node in ends))
-        self.stretches.append(between)
+        self.asked.stretches.append(between)
         look, wanted = lookup(between), sign.value == "in"
         parts = [node for node in (left, *ends) if node is not None]
         return self._made("truth", lambda facts: bool(look(facts)) is wanted, parts, left.start)
@@ -363,22 +346,18 @@ class Parser:
         piece = self._at.advance()
         match piece.kind:
             case "number" | "text":
-                return self._literal("number" if piece.kind == "number" else "text", piece)
+                return literal("number" if piece.kind == "number" else "text", piece)
             case "register":
-                return self._register(piece)
+                return register(self._at, self.asked, piece)
             case "word" if piece.value == DELTA and self._at.piece.value == "(":
                 return self._delta(piece)
             case "word" if piece.value in ("true", "false"):
-                return self._literal("truth", piece)
+                return literal("truth", piece)
             case "word" if piece.value not in RESERVED and not self._at.stops_at(piece):
-                return self._name(piece)
+                return fact(self._at, self.asked, piece)
             case "operator" if piece.value == "(":
                 return self._group(piece)
         return self._at.fail_value(piece)
-
-    def _literal(self, type_: Type, piece: Lexeme) -> Node:
-        value = piece.value == "true" if type_ == "truth" else piece.value
-        return Node(type_, constantly(value), piece.start, piece.end, constant=True)
 
     def _group(self, opening: Lexeme) -> Node:
         self._parentheses += 1
@@ -400,38 +379,4 @@ class Parser:
             self._at.fail(piece.start, f"{DELTA} is of a tally: tally {DELTA}(time) by function")
         node = self._group(self._at.advance())
         self._want_number(node, DELTA)
-        since = Since(next(_askers), node.run)
-        self.deltas.append(since)
-        # A difference is no constant: the first time there is nothing before it.
-        return Node("number", lookup(since), piece.start, node.end, node.depth + 1)
-
-    def _name(self, piece: Lexeme) -> Node:
-        name, column = str(piece.value), piece.start + 1
-        if name not in NAMES:
-            for owner, words in VALUES.items():
-                if name in words:
-                    self._at.fail(
-                        piece.start,
-                        f"{name} at column {column} is no name but a {owner}: {owner} == {name}",
-                    )
-            self._at.fail(
-                piece.start, f"unknown name {name} at column {column}{advice(name, NAMES)}"
-            )
-        self.names.add(name)
-        if name == "time":
-            self.moments.mention(piece.start)
-        fact = memory(next(_askers)) if name == "changes" else name
-        return Node(NAMES[name][0], lookup(fact), piece.start, piece.end, name=name)
-
-    def _register(self, piece: Lexeme) -> Node:
-        name = str(piece.value)[1:].lower()
-        part = REGISTERS.get(name)
-        if part is None:
-            hint = suggestion(f"${name}", [f"${register}" for register in REGISTERS])
-            shown = f"unknown register {piece.value} at column {piece.start + 1}"
-            self._at.fail(piece.start, shown + (hint or ": $rax, $eax, $ax and $ah are some"))
-        full, shift, mask = part
-        self.names.add(f"${full}")
-        get = lookup(f"${full}")
-        run: Run = get if mask == (1 << 64) - 1 else lambda facts: get(facts) >> shift & mask
-        return Node("number", run, piece.start, piece.end)
+        return difference(self.asked, piece, node)
