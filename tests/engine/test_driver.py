@@ -550,7 +550,7 @@ def test_what_a_guest_reads_again_and_again_is_what_it_waits_for() -> None:
         guest = Guest(steps, idles=True)
         guest.device[0x1C] = 0
         session = guest.session()
-        assert session.waiting_line(80) == "" and session.waiting_objects() == []
+        assert session.waits.line(80) == "" and session.waits.objects() == []
         session.naming = Naming(MAPS)
         made = Made()
         session.subscribers.append(made)
@@ -558,12 +558,12 @@ def test_what_a_guest_reads_again_and_again_is_what_it_waits_for() -> None:
         run = asyncio.create_task(session.run())
         while len(made.made) < len(steps):
             await asyncio.sleep(0)
-        line = session.waiting_line(78)
+        line = session.waits.line(78)
         assert (
             line.startswith("waiting for nvme CSTS until RDY=1: 100 times in 4.950 s")
             and len(line) <= 78
         )
-        (told,) = session.waiting_objects()
+        (told,) = session.waits.objects()
         assert (told["region"], told["register"], told["turns"]) == ("nvme", "CSTS", 100)
         await session.detach()
         await asyncio.wait_for(run, patience(60))

@@ -301,10 +301,10 @@ class TracedRun:
     def _tell_waiting(self, session: Session, *, told: bool) -> None:
         # Lines come first; who ends a guest for its time has told them.
         if not told:
-            for line in session.waiting_lines():
+            for line in session.waits.lines():
                 tell(line)
         if self._args.json and not self._wish.asked:
-            for found in session.waiting_objects():
+            for found in session.waits.objects():
                 print(msgspec.json.encode(found).decode(), flush=True)
 
     def _why_cancelled(self) -> str:

@@ -244,11 +244,11 @@ class Live:
 
     def waiting_line(self, columns: int) -> str:
         """Return in so many columns what the guest waits for the longest; empty for nothing."""
-        return self._session.waiting_line(columns)
+        return self._session.waits.line(columns)
 
     def waiting_lines(self) -> list[str]:
         """Return in a line each what the guest reads again and again."""
-        return self._session.waiting_lines()
+        return self._session.waits.lines()
 
     def queues_at(self, pending: Pending) -> list[QueueRecord]:
         """Return what a doorbell that is about to be rung tells, or a device that interrupts."""
@@ -256,4 +256,4 @@ class Live:
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return the same ready for JSON."""
-        return self._session.waiting_objects()
+        return self._session.waits.objects()

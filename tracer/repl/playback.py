@@ -20,7 +20,6 @@ from tracer.access.decision import Pending
 from tracer.access.reenactment import pending_of
 from tracer.access.region import RegionMap
 from tracer.access.stack import Stack
-from tracer.compiled.layout import SLOTS
 from tracer.devices.entry import Entry
 from tracer.devices.map import Named, RegisterMaps
 from tracer.errors import Interrupted, UsageError
@@ -132,18 +131,7 @@ class Playback:
     @property
     def ending(self) -> str:
         """Return in words why there is nothing more."""
-        fault = self.tape.numbering.fault
-        return self._last if fault is None else f"{self._last}; {fault}"
-
-    @property
-    def _last(self) -> str:
-        tape = self.tape
-        if tape.trouble is not None:
-            return f"nothing more can be read: {tape.trouble}"
-        if tape.end is None:
-            return tape.reader.damage or "there is no end record"
-        outcome = tape.end.outcome
-        return "the guest has powered off" if outcome == "poweroff" else outcome
+        return self.scene.ending
 
     @property
     def error(self) -> None:
@@ -399,19 +387,8 @@ class Playback:
         return []
 
     def queues_at(self, pending: Pending) -> list[QueueRecord]:
-        """Return what the doorbell that it stands at told, or the device that interrupts.
-
-        Empty where that was not recorded.
-        """
-        event, tape = self._made(), self.tape
-        access = event.access
-        registers = tape.naming.map_of(access.region or "")
-        named = tape.naming.name(access.region or "", access.offset or 0, access.span)
-        # It is told behind the access, at most as late as a ring of records is emptied.
-        rings = registers is not None and bool(registers.queues)
-        interrupts = access.space == "irq" or (named is not None and named.tells_interrupts)
-        rings = rings or (interrupts and tape.has_queues)
-        return tape.queues_of(event.seq, self.place + SLOTS if rings else 0)
+        """Return what the doorbell that it stands at told, or the device that interrupts."""
+        return self.scene.queues_at(self._made(), self.place)
 
     def waiting_objects(self) -> list[dict[str, Any]]:
         """Return nothing, likewise."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from tracer.access.reenactment import region_of
 from tracer.access.region import Region, RegionMap
 from tracer.access.stack import Frame, Stack
+from tracer.compiled.layout import SLOTS
 from tracer.devices.entry import Entry
 from tracer.devices.map import RegisterMaps
 from tracer.errors import ConditionError, TraceError
@@ -22,11 +23,13 @@ from tracer.query.words import choose
 from tracer.repl.feed import Seen
 from tracer.repl.names import known_places
 from tracer.repl.trace_names import TraceNames
+from tracer.trace.event import Event
 from tracer.trace.inputs import KIND_OF_SPACE
 from tracer.trace.member import Space
 from tracer.trace.name import RegionNames
 from tracer.trace.poll import Poll
 from tracer.trace.polls import Polls
+from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import Intercept, RegionRecord
 from tracer.trace.summary import Summary
@@ -187,6 +190,34 @@ class Scene:
                         return use
             await asyncio.sleep(0)
         return None
+
+    def queues_at(self, event: Event, place: int) -> list[QueueRecord]:
+        """Return what the doorbell at a place of the tape told, or the device that interrupts.
+
+        Empty where that was not recorded.
+        """
+        access, tape = event.access, self._tape
+        registers = tape.naming.map_of(access.region or "")
+        named = tape.naming.name(access.region or "", access.offset or 0, access.span)
+        # It is told behind the access, at most as late as a ring of records is emptied.
+        rings = registers is not None and bool(registers.queues)
+        interrupts = access.space == "irq" or (named is not None and named.tells_interrupts)
+        rings = rings or (interrupts and tape.has_queues)
+        return tape.queues_of(event.seq, place + SLOTS if rings else 0)
+
+    @property
+    def ending(self) -> str:
+        """Return in words why there is nothing more behind the last access that was read."""
+        tape = self._tape
+        if tape.trouble is not None:
+            last = f"nothing more can be read: {tape.trouble}"
+        elif tape.end is None:
+            last = tape.reader.damage or "there is no end record"
+        else:
+            outcome = tape.end.outcome
+            last = "the guest has powered off" if outcome == "poweroff" else outcome
+        fault = tape.numbering.fault
+        return last if fault is None else f"{last}; {fault}"
 
     def course(self, seen: Seen, changes: Changes) -> Course:
         """Return what was before an access."""

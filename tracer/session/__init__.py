@@ -11,5 +11,6 @@ __all__ = (
     "own_host",
     "session",
     "traps",
+    "waits",
     "watchdog",
 )

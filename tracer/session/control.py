@@ -388,15 +388,12 @@ class Control:
         accesses: Sequence[MemoryAccess] = (),
         registers: Mapping[str, int] | None = None,
     ) -> None:
-        self.session.publish(
-            UserRecord(
-                time_ns=self.session.view.time_ns,
-                vcpu=self.halt.vcpu if self.halt is not None else 0,
-                text=text,
-                accesses=list(accesses),
-                registers=dict(registers or {}),
-            )
-        )
+        vcpu = self.halt.vcpu if self.halt is not None else 0
+        done = UserRecord(
+            time_ns=self.session.view.time_ns, vcpu=vcpu, text=text, accesses=list(accesses),
+            registers=dict(registers or {}),
+        )  # fmt: skip
+        self.session.publish(done)
 
 
 _NOP = b"\x90"

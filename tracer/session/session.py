@@ -30,19 +30,16 @@ from tracer.query.pending import event_of
 from tracer.session.driver import Driver, Overseer
 from tracer.session.loop import Loop
 from tracer.session.manner import Traced
+from tracer.session.waits import Waits
 from tracer.trace.lines import access_lines
 from tracer.trace.naming import Naming
-from tracer.trace.poll import Poll
 from tracer.trace.queue import QueueRecord
 from tracer.trace.record import RELEASED, UserRecord
-from tracer.trace.waiting_words import fitted_poll_line, poll_line, poll_object
 from tracer.x86.paging import poison_bit
 from tracer.x86.vmcb import SVME
 
 _EVERY = 0.1
 """Seconds of the host's time between two looks at an idle guest's clock, for who watches it go."""
-
-_MOST_WAITS = 3
 
 Result = TypeVar("Result")
 
@@ -50,10 +47,11 @@ Result = TypeVar("Result")
 class Session:
     """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
 
-    What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``naming``
-    names registers where accesses are told in words. ``fault`` says why the run is ended by who
-    launched the guest, empty where it is not. ``entered`` tells that its kernel has been reached.
-    ``on_prepared`` is called where the guest stands with all traps but the poison in place.
+    What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``waits`` tells
+    what the guest waits for, ``naming`` names registers where accesses are told in words, ``fault``
+    says why whoever launched the guest ends the run, empty where it does not. ``entered`` tells
+    that its kernel has been reached. ``on_prepared`` is called where it stands with all traps but
+    the poison in place.
     """
 
     def __init__(self, loop: Loop, driver: Driver) -> None:
@@ -70,6 +68,7 @@ class Session:
         self.scribes = loop.journal.scribes
         self.subscribers = loop.journal.subscribers
         self.publish = loop.journal.publish
+        self.waits = Waits(loop.lookout)
         self._naming = Naming(RegisterMaps())
         self.stacks = False
         self.software: tuple[str, ...] = ()
@@ -97,14 +96,10 @@ class Session:
             raise QemuError(
                 f"{error}; give the guest a CPU with fewer: -cpu ...,phys-bits=40"
             ) from error
-        realtime = machine.realtime
         view = GuestView(
-            machine.memory,
-            poison,
-            await vcpus(machine.dialogue),
-            realtime=realtime,
+            machine.memory, poison, await vcpus(machine.dialogue), realtime=machine.realtime,
             physical_bits=bits,
-        )
+        )  # fmt: skip
         return cls(Loop(view, machine.memory, system, choice), Driver(target, machine))
 
     # ---- what may be set before it is traced
@@ -344,32 +339,11 @@ class Session:
         """Return in a word how a run that ended well has ended."""
         return self.machine.outcome
 
-    @property
-    def waiting(self) -> list[Poll]:
-        """Return what the guest polls now, the longest first; clocks are left out."""
-        return self.loop.lookout.waiting()
-
-    def waiting_line(self, columns: int) -> str:
-        """Return in so many columns what the guest polls for the longest; empty for nothing."""
-        for poll in self.waiting:
-            return fitted_poll_line(poll, self.loop.lookout.named(poll), columns)
-        return ""
-
-    def waiting_lines(self) -> list[str]:
-        """Return in a line each what the guest polls, the longest first, a few at most."""
-        named = self.loop.lookout.named
-        return [poll_line(poll, named(poll)) for poll in self.waiting[:_MOST_WAITS]]
-
     def queues_at(self, pending: Pending) -> list[QueueRecord]:
         """Return what a doorbell that is about to be rung tells, or a device that interrupts."""
         lookout = self.loop.lookout
         event = event_of(pending, None)
         return lookout.ahead(event.record, event.seq, event.access)
-
-    def waiting_objects(self) -> list[dict[str, Any]]:
-        """Return all of it ready for JSON."""
-        named = self.loop.lookout.named
-        return [poll_object(poll, named(poll)) for poll in self.waiting]
 
     @property
     def expired(self) -> str:
@@ -394,7 +368,7 @@ class Session:
         last, words = self.journal.last, self.machine.last_line
         made = access_lines(last, naming=self.naming) if last is not None else []
         for line in (
-            *self.waiting_lines(),
+            *self.waits.lines(),
             f"last access: {' '.join(made[-1].split())}" if made else "no access was traced",
             "nothing on the console" if words is None else f"last console line: {words}",
             *([] if self.entered or not self.system.awaited else [self.system.awaited]),

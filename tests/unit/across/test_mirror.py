@@ -144,7 +144,7 @@ BY_PLAYBOOK = {
     "test_installed": "linux/installed",
     "test_protocol_bell": "intercept/below/protocol_bell",
     "test_sev_entry": "linux/sev_entry",
-    "test_driver": "access/want session/driver session/session",
+    "test_driver": "access/want session/driver session/session session/waits",
     "test_freed_code": "linux/freed_code",
     "test_gate": "intercept/entry/padding",
     "test_guest_module": "intercept/below/guest_module",
