@@ -9,6 +9,7 @@ __all__ = (
     "mutation",
     "outlook",
     "own_host",
+    "queues",
     "session",
     "traps",
     "waits",

@@ -23,11 +23,9 @@ from tracer.access.want import (
     Hold,
     LogAccesses,
     MemoryMap,
-    ReadPhysical,
     Registers,
     Resume,
     Start,
-    Virtqueues,
 )
 from tracer.compiled.inputs import Input
 from tracer.errors import GuestError, GuestHung, InterceptError, UsageError
@@ -41,7 +39,6 @@ from tracer.intercept.entry.gate import PageFaultGate
 from tracer.intercept.fault import Fault
 from tracer.intercept.ground import Memory
 from tracer.intercept.journal import Journal
-from tracer.intercept.queue.doorbell import Doorbells
 from tracer.intercept.recording import RecordedDevice
 from tracer.intercept.ring.lookout import Lookout
 from tracer.intercept.ring.sites import CompiledSites
@@ -53,6 +50,7 @@ from tracer.session.looks import Looks
 from tracer.session.manner import Manner, Traced
 from tracer.session.nested import prepare_nested
 from tracer.session.preparation import prepare
+from tracer.session.queues import take_over
 from tracer.session.reach import reach
 from tracer.session.release import release
 from tracer.session.room import Setting
@@ -156,7 +154,7 @@ class Loop:
         if self._traced.input_bell is not None:
             self._traced.input_bell.before = self.lookout.before
         if self.lookout.doorbells is not None and (queues or self.system.begun):
-            await self._take_over(self.lookout.doorbells)
+            await take_over(self.lookout.doorbells, self.view.regions, begun=self.system.begun)
         if self.system.begun:
             await self.coverage.poison_all(registers, "present when it was joined")
         else:
@@ -174,24 +172,6 @@ class Loop:
         if fault.cpu.cpl or not self.lookout.rings(transfer):
             return None
         return self.sites.window.linear(transfer.physical, fault.space)
-
-    async def _take_over(self, doorbells: Doorbells) -> None:
-        # Learns of the queues that were set up before.
-        regions = self.view.regions
-        doorbells.adopt((*regions.regions, *regions.ports), await Virtqueues())
-        if not self.system.begun:
-            return  # its kernel sets its devices up anew
-        for region in regions.regions:
-            if not regions.is_traced_region(region):
-                continue
-            values = {}
-            for entry in doorbells.asked(region):
-                values[entry.name] = 0
-                for at in range(0, entry.register.width, 4):
-                    part = await ReadPhysical(region.base + entry.offset + at, 4)
-                    values[entry.name] |= part << 8 * at
-            if values:
-                doorbells.begin(region, values)
 
     async def even_time(self) -> None:
         """Let time pass until two runs have the same, whatever their firmware waited for."""

@@ -167,7 +167,7 @@ BY_PLAYBOOK = {
     " intercept/call intercept/clock intercept/ground"
     " intercept/entry/interrupt_stack intercept/entry/loads intercept/poison intercept/entry/post"
     " intercept/system intercept/trap intercept/entry/visit intercept/ring/window session/loop"
-    " session/leash session/manner session/preparation session/reach session/release"
+    " session/leash session/manner session/preparation session/queues session/reach session/release"
     " session/room session/traps session/whereabouts",
 }
 
