@@ -90,8 +90,10 @@ class TraceReader:
         try:
             self._lines = _lines(self._raw, self._frames)
             line = self._line()
+            if not line:
+                raise TraceError("empty: nothing was recorded in it; record it again")
             if not line.endswith(b"\n"):
-                raise TraceError(f"line 1: {'cut inside its header' if line else 'empty'}")
+                raise TraceError("line 1: cut inside its header; record it again")
             self.header = codec.decode_header(line)
         except TraceError as error:
             self.close()

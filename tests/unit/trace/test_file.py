@@ -316,7 +316,7 @@ def test_unknown_records_are_skipped_and_counted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "empty"),
+        (b"", "empty: nothing was recorded in it"),
         (b'{"type":"header"', "cut inside its header"),
         (b"GIF89a\n", "not a vetrace trace"),
         (b"\x28\xb5\x2f\xfd", "empty"),
