@@ -1,4 +1,4 @@
-"""Where a QEMU that runs has its monitor for programs (QMP): at a socket in a folder.
+"""A running QEMU's monitor for programs (QMP), which is reached at a socket in a folder.
 
 Ref: unix(7), sun_path; proc(5), ``/proc/PID/cwd`` and ``/proc/PID/root``; QEMU
 docs/interop/qmp-spec, 2.2 (the greeting comes first), qemu-options.hx (-qmp, -daemonize, -chroot).

@@ -1,4 +1,4 @@
-"""What a running guest waits for: its polls of registers, in words and for JSON."""
+"""The polls of registers by which a running guest waits, told in words and for JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What differs from run to run: each register to the bit, and nothing beside it."""
+"""Masks leave out what differs from run to run, to the bit, and nothing beside it."""
 
 from __future__ import annotations
 

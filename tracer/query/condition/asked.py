@@ -1,4 +1,4 @@
-"""What a condition asks for, as it is gathered from its text."""
+"""The facts that a condition asks for, gathered while its text is read."""
 
 from __future__ import annotations
 

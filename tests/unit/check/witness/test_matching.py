@@ -411,7 +411,7 @@ def test_what_a_guest_does_after_the_reset_that_ended_its_trace_is_another_ones(
     log = [*before, b"CPU Reset (CPU 0)\n", *behind]
     assert faults(compare([*begun, reset], log)) == (0, 0, 0)
     assert faults(compare([*begun, end], log)) == (2, 0, 0)
-    # What it did before is missing, and so is all where no reset is logged.
+    # Accesses before the reset are missing, and so are all where no reset is logged.
     assert faults(compare([*begun, reset], [told(read(8, 4, 2)), *log])) == (1, 0, 0)
     assert faults(compare([*begun, reset], [*before, *behind])) == (2, 0, 0)
 
@@ -432,7 +432,7 @@ def test_a_device_whose_memory_is_an_alias_of_its_ports_is_logged_at_its_ports()
     entry = line("read", 0xC03E, 2, 5, "rtl8139", cpu=0)
     comparison = compare([*begun, mapped, sample.intercept(0, access)], [entry])
     assert comparison.agrees and comparison.regions["rtl8139"].witnessed == 1
-    # Of nested traps nothing tells what is mapped.
+    # Nested traps record no mapping.
     first = msgspec.structs.replace(access, physical=start + 0x37, offset=0x37, width=1)
     nested = [*begun, sample.intercept(0, first), sample.intercept(1, access)]
     comparison = compare(nested, [line("read", 0xC037, 1, 5, "rtl8139", cpu=-1), entry])
