@@ -5,18 +5,14 @@ Ref: QEMU qapi/run-state.json (ShutdownCause).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tracer.errors import GuestCrashed, QemuError
 from tracer.host.process import exit_words
+from tracer.qemu.oops import panic
 
 _NO_CLOCK = "Bad icount read"
 """The last words of a QEMU whose clock was read within a block of code (icount_get_raw_locked)."""
-_PANIC = "Kernel panic - not syncing"
-_STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
-"""Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +52,9 @@ def check(ending: Ending, whose: str = "") -> Ending:
     if ending.triple_fault:
         how = f" {whose}" if whose else "; its last words are above"
         raise GuestCrashed(f"the guest triple-faulted{how}")
-    panic = _panic(ending.console)
-    if panic is not None:
-        raise GuestCrashed(f"the guest panicked: {panic}")
+    told = panic(ending.console)
+    if told is not None:
+        raise GuestCrashed(f"the guest panicked: {told}")
     if ending.cause != "guest-reset" or ending.status != 0:
         raise QemuError(f"QEMU ended before its guest did: {why(ending)}; {_remedy(ending)}")
     return ending
@@ -81,14 +77,3 @@ def _remedy(ending: Ending) -> str:
         f"boot again, with --exit-ok {ending.status} if that is how this guest says that all is"
         " well"
     )
-
-
-def _panic(console: Sequence[str]) -> str | None:
-    # The kernel's own line has its stamp, where it stamps its lines: a program can print the rest.
-    stamped = any(_STAMP.match(line) for line in console)
-    for line in reversed(console):
-        stamp = _STAMP.match(line)
-        text = line[stamp.end() :] if stamp else line
-        if text.startswith(_PANIC) and bool(stamp) == stamped:
-            return text
-    return None

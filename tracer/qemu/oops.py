@@ -1,0 +1,60 @@
+"""What a Linux guest printed when it went down: its panic, and the oops that led there.
+
+Ref: Linux arch/x86/kernel/dumpstack.c (`__die_header`, `show_ip`, `oops_end`), arch/x86/mm/fault.c
+(`show_fault_oops`), lib/bug.c (`__report_bug`), kernel/panic.c.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+_PANIC = "Kernel panic - not syncing"
+_STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
+"""Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
+_DEATH = re.compile(r"(?P<what>.+?): [0-9a-f]{4} \[#\d+\]")
+"""The line of an oops that has its error code, and its number since the boot."""
+_CAUSE = re.compile(r"BUG: |kernel BUG at ")
+"""What begins the line that says it better, a few lines before that one, where there is one."""
+_RIP = re.compile(r"RIP: [0-9a-f]{4}:(?P<place>[^/ ]+)")
+_BEFORE = 8  # lines
+
+
+def panic(console: Sequence[str]) -> str | None:
+    """Return in one line that the kernel panicked, and after which oops, if any.
+
+    ``console`` are the lines that the guest has printed. None where it has not panicked.
+    """
+    # The kernel's own line has its stamp, where it stamps its lines: a program can print the rest.
+    stamped = any(_STAMP.match(line) for line in console)
+    said = [text for stamp, text in map(_parted, console) if bool(stamp) == stamped]
+    last = next((at for at in reversed(range(len(said))) if said[at].startswith(_PANIC)), None)
+    if last is None:
+        return None
+    oops = _oops(said[:last])
+    return said[last] if oops is None else f"{said[last]}, after {oops}"
+
+
+def _parted(line: str) -> tuple[str, str]:
+    # A line's stamp, and what is behind it.
+    stamp = _STAMP.match(line)
+    end = stamp.end() if stamp else 0
+    return line[:end], line[end:]
+
+
+def _oops(said: Sequence[str]) -> str | None:
+    deaths = [(at, found["what"]) for at, line in enumerate(said) if (found := _DEATH.match(line))]
+    if not deaths:
+        return None
+    # The others follow from the first.
+    at, what = deaths[0]
+    before = said[max(0, at - _BEFORE) : at]
+    cause = next((line for line in reversed(before) if _CAUSE.match(line)), what)
+    place = _first_place(said[at:])
+    return cause if place is None else f"{cause}, at {place}"
+
+
+def _first_place(said: Iterable[str]) -> str | None:
+    # Behind it comes a program's, which made the system call.
+    found = (_RIP.match(line) for line in said)
+    return next((match["place"] for match in found if match), None)
