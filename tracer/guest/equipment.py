@@ -6,12 +6,13 @@ block/vmdk.c, block/vhdx.h and block/vdi.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.errors import UsageError
 from tracer.guest.qcow2 import check_whole
+from tracer.qemu.option import MACHINE, option_name, options
 from tracer.text.file_error import unread
 
 _FORMATS = (
@@ -34,7 +35,6 @@ leaves out what has no place there, such as a network that it would wait for (ed
 QemuBootOrderLib)."""
 
 _OF_DEVICES = ("drive", "device", "netdev")
-_OF_MACHINE = ("machine", "M")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +59,6 @@ class Equipment:
         return Path(name) if "/" in name or name.endswith(".cfg") else None
 
 
-def option_name(word: str) -> str:
-    """Return the name of a QEMU option, spelt with one hyphen or two; nothing for what is none."""
-    return word.lstrip("-") if word.startswith("-") else ""
-
-
-def options(arguments: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """Return each option of QEMU arguments, with its value where it has one."""
-    at = 0
-    while at < len(arguments):
-        end = at + 1
-        if end < len(arguments) and not option_name(arguments[end]):
-            end += 1
-        yield tuple(arguments[at:end])
-        at = end
-
-
 def has_pci(arguments: Sequence[str]) -> bool:
     """Tell whether the machine that QEMU makes of arguments has a PCI bus for devices."""
     name, words = _machine(arguments)
@@ -92,7 +76,7 @@ def _machine(arguments: Sequence[str]) -> tuple[str, list[str]]:
     words = [
         word
         for option, *value in options(arguments)
-        if option_name(option) in _OF_MACHINE
+        if option_name(option) in MACHINE
         for word in ",".join(value).split(",")
     ]
     names = [word.removeprefix("type=") for word in words if "=" not in word or word[:5] == "type="]

@@ -13,12 +13,12 @@ from tracer.guest.equipment import (
     Equipment,
     disk_arguments,
     has_pci,
-    option_name,
     with_machine,
     without_devices,
     without_disks,
 )
 from tracer.host.own_code import read_text
+from tracer.qemu.option import option_name
 from tracer.qemu.refusal import taken
 
 FOLDER = Path(str(files("tracer.guest"))) / "files"

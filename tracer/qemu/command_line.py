@@ -5,11 +5,11 @@ Ref: QEMU docs/devel/tcg-icount.rst; qemu-options.hx; hw/virtio/virtio-pmem-pci.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from tracer.confidential.kind import Kind
+from tracer.qemu.version import is_before
 
 _ICOUNT = "shift=1,sleep=off"
 """Two virtual nanoseconds an instruction; an idle guest's clock is set to its next timer."""
@@ -196,12 +196,10 @@ def features_off(known: str, about: str) -> tuple[str, ...]:
     ``known`` is what ``-cpu help`` prints: a property that a QEMU does not know stops it. ``about``
     is what ``-version`` prints.
     """
-    version = re.search(r"version (\d+)\.(\d+)", about)
-    sound = version is None or (int(version[1]), int(version[2])) >= _SOUND_VERSION
     names = set(known.split())
     return tuple(
         word
-        for name in (*_UNWANTED, *(() if sound else _BROKEN))
+        for name in (*_UNWANTED, *(_BROKEN if is_before(_SOUND_VERSION, about) else ()))
         if name in names
         for word in ("-global", f"x86_64-cpu.{name}=off")
     )

@@ -38,6 +38,7 @@ from tracer.qemu.log import QemuLog
 from tracer.qemu.output import CONSOLE, Output
 from tracer.qemu.ram import GuestMemory, Span
 from tracer.qemu.refusal import remedy
+from tracer.qemu.vcpu_threads import in_sound_threads
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +165,8 @@ class Machine(asyncio.SubprocessProtocol):
                 # The guest finds the same, whether the log is kept or not.
                 doorbells = await doorbell_arguments(program, devices)
                 self._features = [*features_off(known, about), *doorbells]
-                arguments = [program, *self._arguments(theirs.fileno(), clock)]
+                words = self._arguments(theirs.fileno(), clock)
+                arguments = [program, *in_sound_threads(words, about)]
                 log.debug("starting %s", " ".join(arguments))
                 # QEMU's own temporary files go where they are removed even if it is killed.
                 scratch = {"TMPDIR": str(self._folder)}
