@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
 import signal
 import socket
@@ -387,6 +388,39 @@ def test_a_guest_without_a_kernel_is_refused_and_runs_on(tmp_path: Path) -> None
             monitor, "human-monitor-command", **{"command-line": "gdbserver unix:gdb,server,nowait"}
         )
         assert "another debugger has" in refused(tmp_path, "--qmp", monitor)
+
+
+@pytest.mark.long
+def test_a_guest_whose_stub_another_debugger_takes_goes_on_as_it_was(tmp_path: Path) -> None:
+    with working(tmp_path, MACHINES["plain"]) as guest:
+        guest.works()
+        folder = tmp_path / "first"
+        folder.mkdir()
+        with vetrace(
+            folder, "attach", "--qmp", guest.monitor, "-o", folder / "trace.vtrace", "--quiet"
+        ) as running:
+            trace = folder / "trace.vtrace"
+            running.until(lambda: trace.exists() and trace.stat().st_size > 100_000, "tracing")
+            type_at(tmp_path / "second.qmp", "gdbserver unix:other,server,nowait")
+            done = running.finish()
+        assert done.status == 1 and "somebody has typed `gdbserver`" in done.err
+        assert "could not be left" not in done.err
+        guest.works()
+        again = attach(tmp_path / "again", guest, "--check", "--quiet", "--for", "4")
+        assert agreed(again) > 0, again.err
+        guest.works()
+
+
+def type_at(monitor: Path, line: str) -> None:
+    """Have a monitor whose answers take several lines each carry out a line of a person's."""
+    words = {"execute": "human-monitor-command", "arguments": {"command-line": line}}
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.connect(str(monitor))
+        for asked in ({"execute": "qmp_capabilities"}, words):
+            channel.sendall(json.dumps(asked).encode())
+            said = b""
+            while b'"return"' not in said:
+                said += channel.recv(1 << 16)
 
 
 def talk(monitor: Path, command: str, **arguments: str) -> dict[str, str]:

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 MINIMUM_VERSION = (10,)
 """Oldest GDB with everything used here."""
 
+_PARTING = 30.0
+"""Seconds in which a QEMU that ends is gone, once it has closed its GDB stub."""
+
 _STARTUP = (
     "set confirm off",
     "set pagination off",
@@ -60,6 +63,7 @@ class GdbClient(asyncio.SubprocessProtocol):
         self._console: list[str] = []
         self._tail = b""
         self._death: DebuggerError | None = None
+        self._lost: DebuggerError | None = None
         self._process: Process | None = None
         self._running = False
         self.version = ""
@@ -151,8 +155,9 @@ class GdbClient(asyncio.SubprocessProtocol):
         """
         if self._stops:
             return self._stops.popleft()
-        if self._death is not None:
-            raise self._death
+        death = self._death or self._lost
+        if death is not None:
+            raise death
         if self._stop_waiter is None or self._stop_waiter.done():
             self._stop_waiter = asyncio.get_running_loop().create_future()
         waiter = self._stop_waiter
@@ -226,6 +231,8 @@ class GdbClient(asyncio.SubprocessProtocol):
                     self._stops.append(message)
             case mi.Text("console", text):
                 self._console.append(text)
+            case mi.Parted():
+                asyncio.get_running_loop().call_later(_PARTING, self._lose)
             case mi.Text(stream, text):
                 log.debug("gdb %s: %s", stream, text.rstrip())
             case mi.Running():
@@ -241,6 +248,15 @@ class GdbClient(asyncio.SubprocessProtocol):
             future.set_exception(CommandFailed(command, str(payload.get("msg", "no reason"))))
         else:
             future.set_result(payload)
+
+    def _lose(self) -> None:
+        # The end of QEMU's process has been told by now, if that is why.
+        self._lost = DebuggerError(
+            "QEMU has closed the GDB stub that vetrace had: somebody has typed `gdbserver` at a "
+            "monitor of that QEMU"
+        )
+        if self._stop_waiter is not None and not self._stop_waiter.done():
+            self._stop_waiter.set_exception(self._lost)
 
     def fail(self, error: DebuggerError) -> None:
         """Make everything that waits, now or later, raise an error: there is no target any more."""

@@ -42,15 +42,24 @@ class Text:
 
 _PLAIN_RESULT = re.compile(r"^(?P<token>\d+)\^(?P<status>done|running)\s*$")
 
-Message = Result | Stopped | Running | Text
+
+@dataclass(frozen=True, slots=True)
+class Parted:
+    """Tell that GDB has a target no more: it has ended, was left, or has closed its connection."""
+
+
+Message = Result | Stopped | Running | Parted | Text
 
 
 def parse(line: str) -> Message | None:
     """Return what one line of MI output says.
 
     None for the ``(gdb)`` prompt, for empty lines, and for notifications such as
-    ``=breakpoint-modified``: there are several a stop, and none says what a stop does not.
+    ``=breakpoint-modified``: there are several a stop, and but for one none says what a stop does
+    not.
     """
+    if line.startswith("=thread-group-exited"):
+        return Parted()
     if not line or line.startswith(("(gdb)", "=")):
         return None
     if line.startswith('~"'):

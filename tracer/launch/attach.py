@@ -160,11 +160,7 @@ def _heal(plan: Attachment, machine: ForeignMachine, loop: Loop, undo: UndoLog) 
         machine.memory.before = None
         try:
             await machine.rejoin()
-            await _sweep(plan, machine)  # a vCPU at its bell reads it again and again from here on
-            async with _debugger(plan, machine) as target:
-                client = target.client
-                machine.reach_ram(client.exchange, lambda: client.moment)
-                await Driver(target, machine).drive(loop.leave())
+            await _leave_anew(plan, machine, loop)
         finally:
             await machine.close()
 
@@ -184,6 +180,7 @@ async def _leave(
     # Nothing that goes wrong here may keep the rest from being done.
     if session is not None and session.loop.released:
         return
+    why: TracerError | None = None
     if session is not None and machine.alive:
         try:
             if not undo.closed:
@@ -194,11 +191,25 @@ async def _leave(
             await session.leave()
             return
         except TracerError as error:
-            progress(f"the guest could not be left in order: {error}")
+            why = error
     await client.close()
     if not machine.quit:
         with contextlib.suppress(TracerError):
+            if session is not None and undo.closed:
+                await _leave_anew(plan, machine, session.loop)
+                return
             await _sweep(plan, machine)
+    if why is not None:
+        progress(f"the guest could not be left in order: {why}")
+
+
+async def _leave_anew(plan: Attachment, machine: ForeignMachine, loop: Loop) -> None:
+    # Leaves a guest whose GDB is gone, or has lost it.
+    await _sweep(plan, machine)  # a vCPU at its bell reads it again and again from here on
+    async with _debugger(plan, machine) as target:
+        client = target.client
+        machine.reach_ram(client.exchange, lambda: client.moment)
+        await Driver(target, machine).drive(loop.leave())
 
 
 async def _sweep(plan: Attachment, machine: ForeignMachine) -> None:

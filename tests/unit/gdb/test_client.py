@@ -9,7 +9,7 @@ import pytest
 
 from scripts.patience import patience
 from tracer.access.stop import Stopped
-from tracer.errors import DebuggerError
+from tracer.errors import DebuggerError, TargetGone
 from tracer.gdb.client import GdbClient
 
 STOP = Stopped(signal="SIGTRAP", thread=1)
@@ -45,3 +45,39 @@ def test_who_waits_no_longer_is_not_told_that_gdb_died() -> None:
 
     asyncio.run(body())
     assert not told
+
+
+def test_a_connection_that_is_closed_is_told_to_who_waits_and_to_who_comes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.gdb.client._PARTING", 0.001)
+
+    async def body() -> None:
+        client = GdbClient()
+        waits = asyncio.create_task(client.stopped())
+        await asyncio.sleep(0)
+        client.pipe_data_received(1, b'=thread-group-exited,id="i1"\n')
+        for waiting in (waits, client.stopped()):
+            with pytest.raises(DebuggerError, match="typed `gdbserver`"):
+                await waiting
+
+    asyncio.run(body())
+
+
+def test_the_end_of_qemu_comes_before_the_end_of_its_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tracer.gdb.client._PARTING", 0.001)
+
+    async def body() -> None:
+        client = GdbClient()
+        waits = asyncio.create_task(client.stopped())
+        await asyncio.sleep(0)
+        client.pipe_data_received(1, b'=thread-group-exited,id="i1"\n')
+        client.fail(TargetGone())
+        await asyncio.sleep(0.01)
+        for waiting in (waits, client.stopped()):
+            with pytest.raises(TargetGone):
+                await waiting
+
+    asyncio.run(body())

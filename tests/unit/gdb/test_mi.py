@@ -14,6 +14,7 @@ from tracer.gdb import mi
         ("3^running", mi.Result(3, "running", {})),
         ('7^done,value="42"', mi.Result(7, "done", {"value": "42"})),
         ('*running,thread-id="all"', mi.Running()),
+        ('=thread-group-exited,id="i1"', mi.Parted()),
         ('~"GNU gdb 13.1\\n"', mi.Text("console", "GNU gdb 13.1\n")),
         ('&"warning: \\"x\\"\\n"', mi.Text("log", 'warning: "x"\n')),
         ("(gdb) ", None),
