@@ -27,6 +27,8 @@ def in_sound_threads(arguments: Sequence[str], about: str) -> list[str]:
     if not is_before(_LOCKING_VERSION, about):
         return list(arguments)
     found = list(options(arguments))
+    if any(option_name(option) == "enable-kvm" for option, *_ in found):
+        return list(arguments)
     if any(option_name(option) == "accel" for option, *_ in found):
         return [word for words in found for word in _in_one(words)]
     # QEMU takes no -accel beside another way to say it.

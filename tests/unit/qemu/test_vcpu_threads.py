@@ -33,6 +33,7 @@ def test_an_old_qemu_has_its_vcpus_take_turns(given: str, wanted: str) -> None:
         "-machine pc,accel=kvm",
         "-machine pc,accel=kvm:tcg",
         "-machine q35,accel=tcg -accel kvm",
+        "-machine q35,accel=tcg -enable-kvm",
     ],
 )
 def test_what_a_user_says_of_it_stays(given: str) -> None:
