@@ -6,7 +6,9 @@ and ipyxact are what HECTARE 0.2.4 (BSD) and ipyxact 0.3.2 (MIT) ship.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -17,6 +19,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vetrace_run import need
 
 from tracer.cli import main
 from tracer.devices.file import parse
@@ -446,10 +449,26 @@ def test_a_small_file_takes_no_time_and_room_without_end(
 ) -> None:
     path = tmp_path / "chip.rdl"
     path.write_text(text)
+    if "<%" in text:
+        safe = subprocess.run(["perl", "-MSafe", "-e", "1"], capture_output=True)
+        need(safe.returncode == 0, "perl")
     if why:
         assert why in refused(capsys, path)
     else:
         assert "count = 100000000" in imported(capsys, path)
+
+
+# Debian's perl-base, which every system has, lacks what SystemRDL's preprocessor loads.
+def test_a_perl_without_its_modules_is_told(
+    tmp_path: Path, capsys: Output, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perl = tmp_path / "perl"
+    words = "Can't locate Safe.pm in @INC (you may need to install the Safe module)"
+    perl.write_text(f'#!/bin/sh\ncat > /dev/null\necho "{words}" >&2\nexit 2\n')
+    perl.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "chip.rdl").write_text("<% print 1 %>")
+    assert "the Perl here lacks Safe.pm: install perl" in refused(capsys, tmp_path / "chip.rdl")
 
 
 # ---- SystemRDL and IP-XACT, against SystemRDL's own model

@@ -32,6 +32,7 @@ from tracer.errors import UsageError
 from tracer.text.encoding import not_text
 
 _EXPECTED = re.compile(r" expecting \{.{60,}\}$")  # dozens of words that could stand there
+_NO_MODULE = re.compile(r"Can't locate ([\w/]+\.pm) in @INC")  # as with Debian's perl-base alone
 _MOST = 1 << 14  # instances of an array of several dimensions, which are told one by one
 
 
@@ -98,6 +99,9 @@ def _compiled(
         ]
     except RDLCompileError as error:
         why = messages.told[0] if messages.told else cleaned(str(error))
+        lacking = _NO_MODULE.search(why)
+        if lacking is not None:
+            why = f"it has Perl in it, and the Perl here lacks {lacking[1]}: install perl"
         raise UsageError(f"{source}: {why}") from None
     except UnicodeDecodeError as error:
         raise not_text(error, source) from None
