@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from guest_program import script
 from qmp_person import QmpPerson
-from vetrace_run import CHECKOUT, DEADLINE, Run, agreed, read_trace, run, vetrace
+from vetrace_run import CHECKOUT, DEADLINE, Run, Running, agreed, read_trace, run, vetrace
 
 from tracer.guest.disk import DISKS, checksum, disk_file
 from tracer.guest.initramfs import build_initramfs
@@ -130,6 +130,12 @@ def attach(folder: Path, guest: Guest, *words: str | Path) -> Run:
     )
 
 
+def traces_much(running: Running) -> None:
+    """Wait until there is a lot in the trace of a run, which is in its folder."""
+    trace = running.folder / "trace.vtrace"
+    running.until(lambda: trace.exists() and trace.stat().st_size > 100_000, "tracing")
+
+
 @pytest.mark.parametrize("name", ["plain", pytest.param("kaslr-pti-smp", marks=pytest.mark.long)])
 def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_path: Path) -> None:
     with working(tmp_path, MACHINES[name]) as guest:
@@ -170,13 +176,7 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         with vetrace(
             third, "attach", "--qmp", guest.monitor, "-o", third / "trace.vtrace", "--quiet"
         ) as running:
-            running.until(
-                lambda: (
-                    (third / "trace.vtrace").exists()
-                    and (third / "trace.vtrace").stat().st_size > 100_000
-                ),
-                "tracing",
-            )
+            traces_much(running)
             # Another one, by the other monitor, takes nothing from it.
             assert "another vetrace traces the guest" in refused(
                 tmp_path, "--qmp", tmp_path / "second.qmp"
@@ -197,13 +197,7 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
             fourth, "attach", "--qmp", guest.monitor, "-o", fourth / "trace.vtrace", "--quiet",
             "--check", may_leave=True,
         ) as running:  # fmt: skip
-            running.until(
-                lambda: (
-                    (fourth / "trace.vtrace").exists()
-                    and (fourth / "trace.vtrace").stat().st_size > 100_000
-                ),
-                "tracing",
-            )
+            traces_much(running)
             running.process.kill()
             ended = running.finish()  # its standard error is the guardian's too
             assert "the guest goes on without it" in ended.err, ended.err
@@ -399,8 +393,7 @@ def test_a_guest_whose_stub_another_debugger_takes_goes_on_as_it_was(tmp_path: P
         with vetrace(
             folder, "attach", "--qmp", guest.monitor, "-o", folder / "trace.vtrace", "--quiet"
         ) as running:
-            trace = folder / "trace.vtrace"
-            running.until(lambda: trace.exists() and trace.stat().st_size > 100_000, "tracing")
+            traces_much(running)
             type_at(tmp_path / "second.qmp", "gdbserver unix:other,server,nowait")
             done = running.finish()
         assert done.status == 1 and "somebody has typed `gdbserver`" in done.err

@@ -25,9 +25,8 @@ def assert_survives(
 
     ``profile`` is whose handler, as ``vetrace audit`` has them, and without it the one that it
     takes for the trace; ``region`` is a region's name, its device's, or a glob: without it all
-    regions count. Raise UsageError for a profile that is none,
-    and TraceError when the trace cannot be read to its end, has no such access, or does not tell
-    the instruction of each.
+    regions count. Raise UsageError for a profile that is none, and TraceError when the trace cannot
+    be read to its end, has no such access, or does not tell the instruction of each.
     """
     __tracebackhide__ = True
     if profile is not None and profile not in PROFILES:

@@ -33,6 +33,11 @@ class Running:
 
 
 @dataclass(frozen=True, slots=True)
+class Parted:
+    """Tell that GDB has a target no more: it has ended, was left, or has closed its connection."""
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """Carry a line of text: GDB's console, its log, or a notification's name."""
 
@@ -41,12 +46,6 @@ class Text:
 
 
 _PLAIN_RESULT = re.compile(r"^(?P<token>\d+)\^(?P<status>done|running)\s*$")
-
-
-@dataclass(frozen=True, slots=True)
-class Parted:
-    """Tell that GDB has a target no more: it has ended, was left, or has closed its connection."""
-
 
 Message = Result | Stopped | Running | Parted | Text
 

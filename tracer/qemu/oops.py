@@ -1,4 +1,4 @@
-"""What a Linux guest printed when it went down: its panic, and the oops that led there.
+"""A Linux guest's panic, and the oops that led there, found among the lines that it printed.
 
 Ref: Linux arch/x86/kernel/dumpstack.c (`__die_header`, `show_ip`, `oops_end`), arch/x86/mm/fault.c
 (`show_fault_oops`), lib/bug.c (`__report_bug`), kernel/panic.c.
@@ -15,7 +15,7 @@ _STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 _DEATH = re.compile(r"(?P<what>.+?): [0-9a-f]{4} \[#\d+\]")
 """The line of an oops that has its error code, and its number since the boot."""
 _CAUSE = re.compile(r"BUG: |kernel BUG at ")
-"""What begins the line that says it better, a few lines before that one, where there is one."""
+"""A line that begins so names the fault; it stands a few lines before that one, if at all."""
 _RIP = re.compile(r"RIP: [0-9a-f]{4}:(?P<place>[^/ ]+)")
 _BEFORE = 8  # lines
 
@@ -55,6 +55,6 @@ def _oops(said: Sequence[str]) -> str | None:
 
 
 def _first_place(said: Iterable[str]) -> str | None:
-    # Behind it comes a program's, which made the system call.
+    # A program's RIP comes behind the kernel's, where a system call led there.
     found = (_RIP.match(line) for line in said)
     return next((match["place"] for match in found if match), None)

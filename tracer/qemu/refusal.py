@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from tracer.qemu.option import option_name
+
 _OWN_OPTIONS = {
     "m": "give --memory SIZE before -- instead",
     "kernel": "give --kernel BZIMAGE before -- instead",
@@ -48,7 +50,7 @@ _REMEDIES = (
 
 def taken(word: str) -> str | None:
     """Return what to do in place of a QEMU option that vetrace holds itself, None for another."""
-    return _OWN_OPTIONS.get(word.lstrip("-")) if word.startswith("-") else None
+    return _OWN_OPTIONS.get(option_name(word))
 
 
 def remedy(complaint: str, qemu: str = "qemu-system-x86_64") -> str:

@@ -1,4 +1,4 @@
-"""In how many threads QEMU runs a guest's vCPUs.
+"""The number of threads in which QEMU runs a guest's vCPUs.
 
 Ref: QEMU docs/devel/multi-thread-tcg.rst; qemu-options.hx (-accel tcg,thread=).
 """

@@ -1,4 +1,4 @@
-"""QEMU's version, where it has to be another machine for what it does wrong."""
+"""QEMU's version, by which arguments are chosen that go round its faults."""
 
 from __future__ import annotations
 

@@ -47,16 +47,22 @@ def test_who_waits_no_longer_is_not_told_that_gdb_died() -> None:
     assert not told
 
 
+async def parted() -> tuple[GdbClient, asyncio.Task[Stopped]]:
+    """Return a client whose connection has been closed, and who waits for a stop."""
+    client = GdbClient()
+    waits = asyncio.create_task(client.stopped())
+    await asyncio.sleep(0)
+    client.pipe_data_received(1, b'=thread-group-exited,id="i1"\n')
+    return client, waits
+
+
 def test_a_connection_that_is_closed_is_told_to_who_waits_and_to_who_comes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tracer.gdb.client._PARTING", 0.001)
 
     async def body() -> None:
-        client = GdbClient()
-        waits = asyncio.create_task(client.stopped())
-        await asyncio.sleep(0)
-        client.pipe_data_received(1, b'=thread-group-exited,id="i1"\n')
+        client, waits = await parted()
         for waiting in (waits, client.stopped()):
             with pytest.raises(DebuggerError, match="typed `gdbserver`"):
                 await waiting
@@ -70,10 +76,7 @@ def test_the_end_of_qemu_comes_before_the_end_of_its_connection(
     monkeypatch.setattr("tracer.gdb.client._PARTING", 0.001)
 
     async def body() -> None:
-        client = GdbClient()
-        waits = asyncio.create_task(client.stopped())
-        await asyncio.sleep(0)
-        client.pipe_data_received(1, b'=thread-group-exited,id="i1"\n')
+        client, waits = await parted()
         client.fail(TargetGone())
         await asyncio.sleep(0.01)
         for waiting in (waits, client.stopped()):
