@@ -5,6 +5,8 @@ Ref: QEMU qapi/run-state.json (ShutdownCause).
 
 from __future__ import annotations
 
+import re
+import signal
 from dataclasses import dataclass
 
 from tracer.errors import GuestCrashed, QemuError
@@ -13,6 +15,9 @@ from tracer.qemu.oops import panic
 
 _NO_CLOCK = "Bad icount read"
 """The last words of a QEMU whose clock was read within a block of code (icount_get_raw_locked)."""
+
+_GIVES_UP = re.compile(r"assert|hardware error|invalid runstate", re.IGNORECASE)
+"""A line that QEMU writes before it aborts; registers or the line once more may follow it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +67,17 @@ def check(ending: Ending, whose: str = "") -> Ending:
 
 def why(ending: Ending) -> str:
     """Return in words what ended QEMU: its last complaint, or its exit status."""
-    if ending.status >= 0 and ending.errors:
-        return ending.errors.splitlines()[-1]
-    return exit_words(ending.status)
+    words = exit_words(ending.status)
+    if not ending.errors:
+        return words
+    lines = ending.errors.splitlines()
+    if ending.status >= 0:
+        return lines[-1]
+    # A QEMU that gives itself up says why; one that another ends has said other things before.
+    if ending.status != -signal.SIGABRT:
+        return words
+    given_up = [line for line in lines if _GIVES_UP.search(line)]
+    return f"{words}: {(given_up or lines[-1:])[0]}"
 
 
 def _remedy(ending: Ending) -> str:

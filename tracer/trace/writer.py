@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ def check_trace_output(path: Path) -> None:
 
     Raises TraceError.
     """
+    if _is_trace(path):
+        _check_at_rest(path)
     try:
         check_output(path, kind="trace", in_place=not _is_trace(path))
     except TracerError as error:
@@ -51,8 +54,8 @@ class TraceWriter:
         """Create the file at ``path`` and write its header.
 
         A regular file that is there is kept, with ``.old`` behind its name. Raise
-        :exc:`TraceError` when the file cannot be created or written, and UsageError for a name
-        that no file has.
+        :exc:`TraceError` when the file cannot be created or written, or another run still writes
+        there, and UsageError for a name that no file has.
         """
         self.path = file_named(path)
         self._is_standard = path == STANDARD  # no Path: that is a file of this name
@@ -83,7 +86,11 @@ class TraceWriter:
             return os.dup(sys.stdout.fileno())
         _keep(self.path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-        return os.open(self.path, flags, 0o666)  # less what the user's umask takes away
+        opened = os.open(self.path, flags, 0o666)  # less what the user's umask takes away
+        # A file system without locks has none to ask for either.
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return opened
 
     def append(self, record: Line) -> None:
         """Write one record through to the operating system.
@@ -184,9 +191,23 @@ def next_of(trace: Path, number: int) -> Path:
     return trace.with_name(f"{trace.stem}.{number}{trace.suffix}")
 
 
+# A run that goes on would find another one's trace under its name.
+def _check_at_rest(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise TraceError(
+            f"trace {path} is being written by a run that goes on; choose another name"
+        ) from None
+    except OSError:  # it cannot be read, or has no locks
+        return
+
+
 # An earlier trace is not lost to a second run with the same name.
 def _keep(path: Path) -> None:
     if _is_trace(path):
+        _check_at_rest(path)
         old = path.with_name(f"{path.name}.old")
         path.replace(old)
         for companion in (ring_of, earlier_of):

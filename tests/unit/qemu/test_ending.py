@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+import signal
+
 import pytest
 
 from tracer.errors import GuestCrashed, QemuError
@@ -54,6 +57,22 @@ def test_an_exit_status_says_that_all_is_well() -> None:
         with pytest.raises(QemuError, match=r"; boot again$"):
             check(Ending(status, "", (), errors, triple_fault=False))
     assert check(Ending(0, "guest-shutdown", (), "", triple_fault=False, accepted=33))
+
+
+@pytest.mark.parametrize(
+    ("errors", "told"),
+    [
+        ("", "killed by SIGABRT; boot again"),
+        ("qemu: warning: odd\n**\nERROR:../tcg.c:9:f: assertion failed: (a)\nBail out! ERROR:x",
+         "killed by SIGABRT: ERROR:../tcg.c:9:f: assertion failed: (a); boot again"),
+        ("qemu: hardware error: no unit\nCPU #0:\nEAX=00000000",
+         "killed by SIGABRT: qemu: hardware error: no unit; boot again"),
+        ("qemu: out of mind", "killed by SIGABRT: qemu: out of mind; boot again"),
+    ],
+)  # fmt: skip
+def test_a_qemu_that_gives_itself_up_says_why(errors: str, told: str) -> None:
+    with pytest.raises(QemuError, match=re.escape(f"before its guest did: {told}") + "$"):
+        check(Ending(-signal.SIGABRT, "", (), errors, triple_fault=False))
 
 
 def test_a_clock_of_qemus_that_a_guest_breaks_has_its_own_remedy() -> None:

@@ -29,7 +29,7 @@ from tracer.trace.queue import QueueRecord
 from tracer.trace.reader import TraceReader
 from tracer.trace.record import FORMAT_VERSION, LostRecord, Mark, Record, StackRecord, UserRecord
 from tracer.trace.waiting import WaitRecord
-from tracer.trace.writer import TraceWriter
+from tracer.trace.writer import TraceWriter, check_trace_output
 
 ROOT = Path(__file__).parents[3]
 DATA = ROOT / "tests" / "data"
@@ -105,6 +105,23 @@ def test_the_name_decides_on_compression(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_run_still_writes_is_left_to_it(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    told = "is being written by a run that goes on; choose another name"
+    with TraceWriter(path, sample.HEADER) as writer:
+        with pytest.raises(TraceError, match=told):
+            TraceWriter(path, sample.HEADER)
+        with pytest.raises(TraceError, match=told):
+            check_trace_output(path)
+        for record in sample.RECORDS:
+            writer.append(record)
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert read(path)[0] == sample.RECORDS
+    TraceWriter(path, sample.HEADER).close()
+    assert read(path.with_name(f"{name}.old"))[0] == sample.RECORDS
+
+
 def test_the_content_decides_when_reading(tmp_path: Path) -> None:
     packed = sample.write(tmp_path / "run.jsonl.zst").rename(tmp_path / "renamed")
     assert read(packed)[0] == sample.RECORDS
@@ -123,7 +140,7 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     program = (
         "import os, signal, sys, trace_sample as sample;"
-        "from tracer.trace.writer import TraceWriter;"
+        "from tracer.trace.writer import TraceWriter, check_trace_output;"
         "writer = TraceWriter(sys.argv[1], sample.HEADER);"
         "list(map(writer.append, sample.RECORDS[:-1]));"
         "os.kill(os.getpid(), signal.SIGKILL)"
