@@ -239,6 +239,11 @@ def parse_memory(text: str) -> int:
 
     Raises UsageError for anything else, and for a size no guest boots with.
     """
+    if "," in text:
+        raise UsageError(
+            f"--memory {text}: a size alone; room for more is said to QEMU, behind --, with"
+            " -M memory.slots=N,memory.max-size=SIZE"
+        )
     size = byte_size(text, "memory size")
     if size < 64 << 20 or size % (1 << 20):
         raise UsageError(f"{text} of memory: whole mebibytes, 64M or more, are needed")

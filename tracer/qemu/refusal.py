@@ -43,6 +43,7 @@ _REMEDIES = (
     (r"cannot use stdio by multiple|only be (?:used by|connected to) one|stdio.* in use",
      "vetrace has the guest's console: --serial FILE keeps what it prints"),
     (r"-accel and", "vetrace has QEMU use TCG: drop -accel"),
+    (r"No MTTCG when icount", "boot with --realtime"),
     (r"requires KVM", "name a model that TCG has with -- -cpu MODEL, such as max"),
     (r"^exit status 0$", "ask {qemu} itself for help and versions"),
 )  # fmt: skip

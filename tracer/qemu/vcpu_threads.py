@@ -16,6 +16,7 @@ meanwhile stays unseen. A Linux that patches itself hangs or dies at its own INT
 (accel/tcg/translate-all.c, tb_gen_code; mended by "Always lock pages before translation")."""
 _ONE = "thread=single"
 _TCG = ("tcg", "accel=tcg")
+_ACCELERATOR = ("accel", "enable-kvm")
 
 
 def in_sound_threads(arguments: Sequence[str], about: str) -> list[str]:
@@ -24,27 +25,31 @@ def in_sound_threads(arguments: Sequence[str], about: str) -> list[str]:
     ``about`` is what ``-version`` prints. Where one thread is needed for that, vCPUs take turns in
     it, unless the arguments say in how many they are to be, or name another accelerator than TCG.
     """
-    if not is_before(_LOCKING_VERSION, about):
-        return list(arguments)
+    one = is_before(_LOCKING_VERSION, about)
     found = list(options(arguments))
-    if any(option_name(option) == "enable-kvm" for option, *_ in found):
+    accelerators = [words for words in found if option_name(words[0]) in _ACCELERATOR]
+    if not all(_is_tcg(words) for words in accelerators) or not (one or accelerators):
         return list(arguments)
-    if any(option_name(option) == "accel" for option, *_ in found):
-        return [word for words in found for word in _in_one(words)]
     # QEMU takes no -accel beside another way to say it.
     kept = [words for words in map(_without_tcg, found) if words]
+    if accelerators:
+        return [word for words in kept for word in (_in_one(words) if one else words)]
     if any("accel=" in ",".join(words) for words in kept if option_name(words[0]) in MACHINE):
         return list(arguments)
     return [*(word for words in kept for word in words), "-accel", f"tcg,{_ONE}"]
 
 
+def _is_tcg(words: tuple[str, ...]) -> bool:
+    # Tells whether an option that names an accelerator names this one.
+    return ",".join(words[1:]).split(",")[0] in _TCG
+
+
 def _in_one(words: tuple[str, ...]) -> tuple[str, ...]:
     # An option of QEMU's, with one thread for what it says of TCG.
     option, *value = words
-    parts = ",".join(value).split(",")
-    if option_name(option) != "accel" or parts[0] not in _TCG:
+    if option_name(option) not in _ACCELERATOR:
         return words
-    asked = any(part.startswith("thread=") for part in parts)
+    asked = any(part.startswith("thread=") for part in ",".join(value).split(","))
     return words if asked else (option, f"{value[0]},{_ONE}")
 
 

@@ -50,6 +50,11 @@ def test_what_is_no_size(text: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_room_for_more_memory_is_told_to_qemu_itself() -> None:
+    with pytest.raises(UsageError, match=r"-M memory\.slots=N,memory\.max-size=SIZE$"):
+        parse_memory("512M,slots=2,maxmem=2G")
+
+
 @pytest.mark.parametrize(
     ("extra", "instead"),
     [

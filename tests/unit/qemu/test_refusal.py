@@ -24,6 +24,7 @@ from tracer.qemu.refusal import remedy, taken
         ('-drive file=x: Failed to get shared "write" lock', "another program"),
         ("-serial stdio: cannot use stdio by multiple character devices", "--serial FILE"),
         ('The -accel and "-machine accel=" options are incompatible', "drop -accel"),
+        ("-accel tcg,thread=multi: No MTTCG when icount is enabled", "boot with --realtime"),
         ("CPU model 'host' requires KVM or HVF", "-cpu MODEL"),
     ],
 )  # fmt: skip

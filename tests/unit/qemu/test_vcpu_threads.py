@@ -19,6 +19,7 @@ FIRST = "QEMU emulator version 8.1.0"
         ("-machine pc -machine smm=off", "-machine pc -machine smm=off -accel tcg,thread=single"),
         ("-machine pc -accel tcg", "-machine pc -accel tcg,thread=single"),
         ("--accel tcg,tb-size=64", "--accel tcg,tb-size=64,thread=single"),
+        ("-M q35,accel=tcg -accel tcg", "-M q35 -accel tcg,thread=single"),
     ],
 )
 def test_an_old_qemu_has_its_vcpus_take_turns(given: str, wanted: str) -> None:
@@ -43,3 +44,10 @@ def test_what_a_user_says_of_it_stays(given: str) -> None:
 @pytest.mark.parametrize("about", [NEW, FIRST, ""])
 def test_another_qemu_has_as_many_threads_as_vcpus(about: str) -> None:
     assert in_sound_threads(["-machine", "q35,accel=tcg"], about) == ["-machine", "q35,accel=tcg"]
+
+
+@pytest.mark.parametrize("about", [OLD, NEW])
+def test_what_a_user_says_of_tcg_takes_the_place_of_what_was_there(about: str) -> None:
+    given = "-machine q35,accel=tcg -S -accel tcg,thread=multi,tb-size=64"
+    wanted = "-machine q35 -S -accel tcg,thread=multi,tb-size=64"
+    assert in_sound_threads(given.split(), about) == wanted.split()
