@@ -64,3 +64,40 @@ def test_a_program_that_may_use_a_port_powers_it_off_with_what_that_gives(
 def test_a_program_that_may_not_use_a_port_gets_as_far_as_no_device(tmp_path: Path) -> None:
     # The port is forbidden before memory is touched: the kernel itself powers the machine off.
     assert {record.cpl for record in by_program(tmp_path, 3)} == {0}
+
+
+# ---- a guest that stays, with nobody at it
+
+
+def test_a_kernel_that_halts_has_ended(tmp_path: Path) -> None:
+    done = boot(tmp_path, "--quiet", "--check", "--init", script(tmp_path, "halt -f"))
+    assert agreed(done) > 1000
+    assert "the guest goes no further, and is ended by a reset" in done.err
+    assert read_trace(done.trace).end.outcome == "poweroff"
+
+
+@pytest.mark.parametrize(
+    ("commands", "told"),
+    [
+        ("echo c > /proc/sysrq-trigger", "the guest panicked: Kernel panic - not syncing: sysrq"),
+        (
+            "echo 'ALERT!  /dev/x does not exist.'; printf '(initramfs) '; sleep 1000",
+            "the initramfs waits at its shell, where nobody types (ALERT!  /dev/x does not exist.)",
+        ),
+    ],
+    ids=["panicked", "at a shell"],
+)
+def test_what_stays_in_trouble_is_ended_and_told(commands: str, told: str, tmp_path: Path) -> None:
+    words = ("--quiet", "--append", "panic=0", "--init", script(tmp_path, commands))
+    done = boot(tmp_path, *words)
+    last = done.err.splitlines()[-1]
+    assert done.status == 1 and told in last, done.err
+    trace = read_trace(done.trace)
+    assert told in trace.end.outcome and len(trace.records) > 1000
+
+
+def script(folder: Path, commands: str) -> Path:
+    """Return a script for the guest."""
+    path = folder / "script"
+    path.write_text(f"#!/bin/sh\n{commands}\n")
+    return path

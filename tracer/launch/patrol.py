@@ -1,13 +1,14 @@
-"""The patrol of a guest that its firmware starts from a disk: does it go no further?"""
+"""The patrol of a guest that runs by itself: does it go no further?"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from tracer.qemu.console import Console
-from tracer.qemu.standstill import Standstill, standstill
+
+_Found = TypeVar("_Found")
 
 _EVERY = 0.25
 """Seconds between two looks at the console."""
@@ -29,8 +30,13 @@ class Started(Protocol):
         ...
 
 
-async def patrol(machine: Started, over: Callable[[], bool]) -> Standstill | None:
-    """Return why the guest goes no further, once it does not; None when the patrol is ``over``."""
+async def patrol(
+    machine: Started, over: Callable[[], bool], look: Callable[[bytes], _Found | None]
+) -> _Found | None:
+    """Return what a ``look`` at the last that was printed has found, once nothing more comes.
+
+    None when the patrol is ``over``.
+    """
     seen, looks, since = b"", 0, 0.0
     while not over():
         recent, now = machine.console.recent, machine.tick()
@@ -38,7 +44,7 @@ async def patrol(machine: Started, over: Callable[[], bool]) -> Standstill | Non
             seen, looks, since = recent, 0, now
         looks += 1
         if looks >= _LOOKS and now - since >= _OF_GUEST:
-            found = standstill(recent)
+            found = look(recent)
             if found is not None:
                 return found
             looks, since = 0, now

@@ -38,6 +38,8 @@ from tracer.qemu.cpu import lacks_long_mode, vcpus, virtualised
 from tracer.qemu.firmware import firmware_arguments
 from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
+from tracer.qemu.oops import at_rest
+from tracer.qemu.standstill import Standstill, standstill, system_waits
 from tracer.session.session import Session
 from tracer.text.file_error import unread
 from tracer.trace.record import FORMAT_VERSION, Header
@@ -96,9 +98,11 @@ async def launch(
                 session = await Session.attach(machine, client, system, plan.choice)
                 session.journal.progress = progress
                 session.software = plan.software.words
-                if plan.installed is not None and plan.console is None:
-                    task = asyncio.create_task(_patrol(plan.installed, machine, session, give_up))
-                    stack.callback(task.cancel)
+                if plan.console is None:
+                    stack.callback(asyncio.create_task(_end_at_rest(machine, session)).cancel)
+                    if plan.installed is not None:
+                        watched = _patrol(plan.installed, machine, session, give_up)
+                        stack.callback(asyncio.create_task(watched).cancel)
                 yield session
         except asyncio.CancelledError:
             if not fault:
@@ -123,9 +127,22 @@ async def _patrol(
         entered = session.entered and not machine.config.from_reset
         return entered or session.driver.overseer is not None
 
-    found = await patrol(machine, over)
+    found = await patrol(machine, over, standstill)
     if found is not None:
         give_up(f"{disk}: {found.what}; {found.remedy}")
+
+
+async def _end_at_rest(machine: Machine, session: Session) -> None:
+    # A person may want to look at what has panicked.
+    def look(recent: bytes) -> Standstill | None:
+        if at_rest(recent.decode(errors="replace").splitlines()):
+            return Standstill("the kernel does nothing more", "")
+        return system_waits(recent)
+
+    found = await patrol(machine, lambda: session.attended, look)
+    if found is not None:
+        session.journal.progress("the guest goes no further, and is ended by a reset")
+        await machine.end_at_rest(f"{found.what}; {found.remedy}" if found.remedy else "")
 
 
 async def _check_machine(plan: Plan, machine: Machine) -> None:

@@ -14,6 +14,7 @@ __all__ = (
     "machine",
     "monitor",
     "monitor_door",
+    "oops",
     "option",
     "process_arguments",
     "refusal",

@@ -9,7 +9,7 @@ import re
 import signal
 from dataclasses import dataclass
 
-from tracer.errors import GuestCrashed, QemuError
+from tracer.errors import GuestCrashed, GuestError, QemuError
 from tracer.host.process import exit_words
 from tracer.qemu.oops import panic
 
@@ -27,7 +27,8 @@ class Ending:
     ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
     last lines; ``errors`` what QEMU wrote to standard error; ``registers`` what its monitor told
     of every vCPU at the end, or nothing. ``accepted`` is the exit status of a guest that has ended
-    well, beside that of a power-off.
+    well, beside that of a power-off. A guest ``at_rest`` was reset, as it goes no
+    further; ``fault`` says why that is none of its own ends, or is empty.
     """
 
     status: int
@@ -37,6 +38,8 @@ class Ending:
     triple_fault: bool
     registers: str = ""
     accepted: int | None = None
+    at_rest: bool = False
+    fault: str = ""
 
     @property
     def well(self) -> bool:
@@ -49,7 +52,7 @@ def check(ending: Ending, whose: str = "") -> Ending:
     """Return an ending that is the guest's own.
 
     ``whose`` tells whose doing a triple fault was. Raises GuestCrashed for a panic or a triple
-    fault, QemuError for an end of QEMU's own.
+    fault, GuestError for another fault of the guest's, QemuError for an end of QEMU's own.
     """
     # A guest that powered off may have printed anything.
     if ending.well:
@@ -57,10 +60,13 @@ def check(ending: Ending, whose: str = "") -> Ending:
     if ending.triple_fault:
         how = f" {whose}" if whose else "; its last words are above"
         raise GuestCrashed(f"the guest triple-faulted{how}")
+    if ending.fault:
+        raise GuestError(ending.fault)
     told = panic(ending.console)
     if told is not None:
         raise GuestCrashed(f"the guest panicked: {told}")
-    if ending.cause != "guest-reset" or ending.status != 0:
+    by_reset = ending.at_rest or ending.cause == "guest-reset"
+    if not by_reset or ending.status != 0:
         raise QemuError(f"QEMU ended before its guest did: {why(ending)}; {_remedy(ending)}")
     return ending
 

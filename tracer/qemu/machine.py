@@ -84,6 +84,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._last_words = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._asked = asyncio.Event()
+        self._at_rest, self._fault = False, ""
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
         self._features: list[str] = []
@@ -276,6 +277,12 @@ class Machine(asyncio.SubprocessProtocol):
         if self.running and self._process is not None:
             self._process.write(data)
 
+    async def end_at_rest(self, fault: str = "") -> None:
+        """Have a guest that goes no further end as by a reset of its own; ``fault`` says why."""
+        self._at_rest, self._fault = True, fault
+        with contextlib.suppress(QemuError):  # it is gone
+            await self.dialogue.execute("system_reset")
+
     def forget_socket(self) -> None:
         """Remove the GDB socket from disk once GDB is connected: nothing to leave behind."""
         self._scratch.close()
@@ -297,6 +304,8 @@ class Machine(asyncio.SubprocessProtocol):
             triple_fault=self._triple_fault(),
             registers=self._last_words,
             accepted=self.config.exit_ok,
+            at_rest=self._at_rest,
+            fault=self._fault,
         )
 
     async def close(self) -> None:

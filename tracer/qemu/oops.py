@@ -1,7 +1,7 @@
-"""A Linux guest's panic, and the oops that led there, found among the lines that it printed.
+"""A Linux guest's last words among the lines that it printed: a panic and its oops, or a halt.
 
 Ref: Linux arch/x86/kernel/dumpstack.c (`__die_header`, `show_ip`, `oops_end`), arch/x86/mm/fault.c
-(`show_fault_oops`), lib/bug.c (`__report_bug`), kernel/panic.c.
+(`show_fault_oops`), lib/bug.c (`__report_bug`), kernel/panic.c, kernel/reboot.c (`kernel_halt`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 
 _PANIC = "Kernel panic - not syncing"
+_REST = re.compile(r"reboot: System halted|---\[ end Kernel panic - not syncing.*")
+"""The last line of a kernel that does nothing more: it cannot power off, or panicked to stay."""
 _STAMP = re.compile(r"\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ")
 """Time and caller in front of a kernel line (Linux kernel/printk/printk.c, info_print_prefix)."""
 _DEATH = re.compile(r"(?P<what>.+?): [0-9a-f]{4} \[#\d+\]")
@@ -25,14 +27,26 @@ def panic(console: Sequence[str]) -> str | None:
 
     ``console`` are the lines that the guest has printed. None where it has not panicked.
     """
-    # The kernel's own line has its stamp, where it stamps its lines: a program can print the rest.
-    stamped = any(_STAMP.match(line) for line in console)
-    said = [text for stamp, text in map(_parted, console) if bool(stamp) == stamped]
+    said = [text for text in _of_the_kernel(console) if text is not None]
     last = next((at for at in reversed(range(len(said))) if said[at].startswith(_PANIC)), None)
     if last is None:
         return None
     oops = _oops(said[:last])
     return said[last] if oops is None else f"{said[last]}, after {oops}"
+
+
+def at_rest(console: Sequence[str]) -> bool:
+    """Tell whether the kernel does nothing more, by the last of the lines that were printed."""
+    *_, last = None, *_of_the_kernel([line for line in console if line.strip()])
+    return last is not None and _REST.fullmatch(last) is not None
+
+
+def _of_the_kernel(console: Sequence[str]) -> list[str | None]:
+    # Each line without its stamp, or None for another's: the kernel's own have stamps where any
+    # line has one, as a program can print the rest.
+    parted = [_parted(line) for line in console]
+    stamped = any(stamp for stamp, _ in parted)
+    return [text if bool(stamp) == stamped else None for stamp, text in parted]
 
 
 def _parted(line: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Firmware and boot loaders that go no further: what they print last, and what that means.
+"""Firmware, boot loaders and systems that go no further: what they print last, what that means.
 
 Each of these waits for a person from there on, or for nothing at all. A prompt that may have a
 time limit, such as ISOLINUX's ``boot:``, is none of them.
@@ -6,7 +6,10 @@ time limit, such as ISOLINUX's ``boot:``, is none of them.
 Ref: SeaBIOS src/boot.c (boot_fail); edk2 MdeModulePkg/Universal/BdsDxe/BdsEntry.c and
 ShellPkg/Application/Shell/Shell.c; GRUB grub-core/kern/rescue_reader.c, grub-core/normal/main.c,
 grub-core/normal/menu_text.c and grub-core/boot/i386/pc/boot.S; SYSLINUX mbr/mbr.S,
-core/diskboot.inc, com32/elflink/ldlinux/readconfig.c and core/isolinux.asm.
+core/diskboot.inc, com32/elflink/ldlinux/readconfig.c and core/isolinux.asm; initramfs-tools
+scripts/functions (panic); dracut modules.d/98dracut-systemd/dracut-emergency.sh; systemd
+src/sulogin-shell and src/cryptsetup; cryptsetup-initramfs scripts/local-top/cryptroot; util-linux
+login-utils/sulogin.c.
 """
 
 from __future__ import annotations
@@ -75,15 +78,45 @@ _COUNTDOWN = b"will be executed automatically"
 _ERROR = re.compile(rb"error: .*")
 
 
+_INITRAMFS = (
+    "the initramfs waits at its shell, where nobody types",
+    f"is its root= right? Mend that, {_TYPE}",
+)
+_WAITS = (
+    (re.compile(rb"\(initramfs\).*"), *_INITRAMFS),
+    (re.compile(rb"Entering emergency mode\. Exit the shell to continue\."), *_INITRAMFS),
+    (re.compile(rb"\(or press Control-D to continue\):.*"),
+     "the system waits in its emergency mode, where nobody types", f"mend it, {_TYPE}"),
+    (re.compile(rb".*Please (?:unlock disk|enter passphrase for disk) .*"),
+     "the system asks for a disk's pass phrase, which nobody types", f"give it a key, {_TYPE}"),
+)  # fmt: skip
+"""Lines of a system that did not come up, which kernel lines may follow."""
+_WHY = re.compile(
+    rb"ALERT! .*|.*[Ww]arning: .* does not exist|.*Timed out waiting for device .*"
+    rb"|\[FAILED\] Failed to (?:start|mount) .*"
+)
+_LOOKED_BACK = 60  # lines
+
+
+def system_waits(recent: bytes) -> Standstill | None:
+    """Return why a system that has printed this waits for a person, None where it does not."""
+    lines = _lines(recent)
+    for line in reversed(lines[-_LAST:]):
+        for pattern, what, remedy in _WAITS:
+            if pattern.fullmatch(line):
+                found = (_WHY.fullmatch(each) for each in lines[-_LOOKED_BACK:])
+                whys = [each[0].decode("ascii", "replace") for each in found if each]
+                return Standstill(f"{what} ({whys[0]})" if whys else what, remedy)
+    return None
+
+
 def standstill(recent: bytes) -> Standstill | None:
     """Return why a guest that has printed this goes no further, None where it may well."""
     screen = _ESCAPE.sub(b"", _CLEARED.split(recent)[-1])
     if _MENU.search(screen) and _COUNTDOWN not in screen:
         return Standstill("GRUB waits at its menu, which has no time limit",
                           f"give it one (timeout=1 in grub.cfg), {_TYPE}")  # fmt: skip
-    text = _ESCAPE.sub(b"", recent).replace(b"\r", b"\n")
-    lines = [line.strip(b" \t\0") for line in text.split(b"\n")]
-    lines = [line for line in lines if line][-_LAST:]
+    lines = _lines(recent)[-_LAST:]
     if not lines:
         return None
     for pattern, what, remedy in _LINES:
@@ -95,6 +128,12 @@ def standstill(recent: bytes) -> Standstill | None:
                 if pattern.fullmatch(line):
                     return _told(what, line, lines, remedy)
     return None
+
+
+def _lines(recent: bytes) -> list[bytes]:
+    # Those that are not empty, without what moves a cursor or colours a text.
+    text = _ESCAPE.sub(b"", recent).replace(b"\r", b"\n")
+    return [line for each in text.split(b"\n") if (line := each.strip(b" \t\0"))]
 
 
 def _told(what: str, line: bytes, lines: list[bytes], remedy: str) -> Standstill:

@@ -50,8 +50,8 @@ class Session:
     What it knows of the guest is the loop's: see :class:`tracer.session.loop.Loop`. ``waits`` tells
     what the guest waits for, ``naming`` names registers where accesses are told in words, ``fault``
     says why whoever launched the guest ends the run, empty where it does not. ``entered`` tells
-    that its kernel has been reached. ``on_prepared`` is called where it stands with all traps but
-    the poison in place.
+    that its kernel has been reached, ``attended`` that a person is at a prompt. ``on_prepared`` is
+    called where it stands with all traps but the poison in place.
     """
 
     def __init__(self, loop: Loop, driver: Driver) -> None:
@@ -77,6 +77,7 @@ class Session:
         self.mark = loop.journal.mark
         self.fault = ""
         self.entered = False
+        self.attended = False
         self.release = loop.release
         self.unwind = loop.unwind
 

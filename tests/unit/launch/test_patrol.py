@@ -10,7 +10,7 @@ from scripts.patience import patience
 from tracer.launch import patrol as module
 from tracer.launch.patrol import patrol
 from tracer.qemu.console import Console
-from tracer.qemu.standstill import Standstill
+from tracer.qemu.standstill import Standstill, standstill
 
 LAST = b"No bootable device.\r\n"
 
@@ -36,7 +36,7 @@ class Machine:
 
 def looked_after(machine: Machine, looks: int = 100) -> Standstill | None:
     return asyncio.run(
-        asyncio.wait_for(patrol(machine, lambda: machine.asked >= looks), patience(60))
+        asyncio.wait_for(patrol(machine, lambda: machine.asked >= looks, standstill), patience(60))
     )
 
 

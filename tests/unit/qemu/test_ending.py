@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from tracer.errors import GuestCrashed, QemuError
+from tracer.errors import GuestCrashed, GuestError, QemuError
 from tracer.qemu.ending import Ending, check
 
 PANIC = "[    4.242] Kernel panic - not syncing: Attempted to kill init!"
@@ -44,6 +44,20 @@ def test_a_kernel_without_stamps_panics_too() -> None:
 def test_an_end_of_qemus_own(cause: str, status: int) -> None:
     with pytest.raises(QemuError, match="before its guest did"):
         check(ending("[    1.0] fine", cause=cause, status=status))
+
+
+def test_a_guest_that_goes_no_further_is_ended_for_it() -> None:
+    def rested(*console: str, fault: str = "") -> Ending:
+        cause = "host-qmp-system-reset"
+        return Ending(0, cause, console, "", triple_fault=False, at_rest=True, fault=fault)
+
+    assert check(rested("[    1.0] reboot: System halted"))
+    with pytest.raises(GuestCrashed, match="Attempted to kill init"):
+        check(rested(PANIC))
+    with pytest.raises(GuestError, match=r"^it waits; mend it$"):
+        check(rested(fault="it waits; mend it"))
+    with pytest.raises(QemuError, match="before its guest did"):
+        check(ending(cause="host-qmp-system-reset"))
 
 
 def test_an_exit_status_says_that_all_is_well() -> None:

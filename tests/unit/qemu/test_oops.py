@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.qemu.oops import panic
+from tracer.qemu.oops import at_rest, panic
 
 PANIC = "[    3.548190] Kernel panic - not syncing: Fatal exception in interrupt"
 PAGE_FAULT = """\
@@ -56,3 +56,31 @@ def test_what_a_program_prints_is_neither() -> None:
 
 def test_an_oops_that_the_guest_outlived_is_no_panic() -> None:
     assert panic(PAGE_FAULT) is None
+
+
+STAYS = "---[ end Kernel panic - not syncing: sysrq triggered crash ]---"
+HALTED = "reboot: System halted"
+
+
+@pytest.mark.parametrize("last", [STAYS, HALTED])
+def test_a_kernel_that_does_nothing_more(last: str) -> None:
+    assert at_rest(["[    1.0] fine", f"[    2.0] {last}"])
+    assert at_rest(["[    1.0][    T1] fine", f"[    2.0][    T1] {last}", " "])
+    assert at_rest(["fine", last])
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        [],
+        ["[    1.0] fine", STAYS],
+        ["[    1.0] fine", HALTED],
+        [f"[    1.0] {HALTED}", "[    2.0] it goes on"],
+        [f"[    1.0] {HALTED}", "a program"],
+        ["[    1.0] a driver says reboot: System halted"],
+        [PANIC, "[    3.6] Rebooting in 30 seconds.."],
+        [PANIC],
+    ],
+)
+def test_a_kernel_that_may_go_on(lines: list[str]) -> None:
+    assert not at_rest(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tracer.qemu.standstill import standstill
+from tracer.qemu.standstill import standstill, system_waits
 
 SEABIOS = (
     b"\x1bc\x1b[?7l\x1b[2J\x1b[0mSeaBIOS (version 1.16.2-debian-1.16.2-1)\r\n"
@@ -70,3 +70,49 @@ def test_last_words(printed: bytes, what: str) -> None:
 )
 def test_words_behind_which_something_comes(printed: bytes) -> None:
     assert standstill(printed) is None
+
+
+DEBIAN = (
+    b"Gave up waiting for root file system device.  Common problems:\r\n"
+    b" - Missing modules (cat /proc/modules; ls /dev)\r\n"
+    b"ALERT!  /dev/vdz1 does not exist.  Dropping to a shell!\r\n\r\n\r\n"
+    b"BusyBox v1.35.0 (Debian 1:1.35.0-4+b7) built-in shell (ash)\r\n"
+    b"Enter 'help' for a list of built-in commands.\r\n\r\n(initramfs) "
+)
+DRACUT = (
+    b"[  187.1] dracut-initqueue[345]: Warning: /dev/vdz1 does not exist\r\n"
+    b'Generating "/run/initramfs/rdsosreport.txt"\r\n\r\n\r\n'
+    b"Entering emergency mode. Exit the shell to continue.\r\n"
+    b'Type "journalctl" to view system logs.\r\n\r\n\r\n:/root# '
+)
+SYSTEMD = (
+    b"[FAILED] Failed to mount /srv.\r\nYou are in emergency mode. After logging in, type\r\n"
+    b"Give root password for maintenance\r\n(or press Control-D to continue): "
+)
+
+
+@pytest.mark.parametrize(
+    ("printed", "what"),
+    [
+        (DEBIAN, "the initramfs waits at its shell, where nobody types (ALERT!  /dev/vdz1 does not "
+         "exist.  Dropping to a shell!)"),
+        (DEBIAN + b"[   35.1] random: crng init done\r\n", "the initramfs waits at its shell"),
+        (DRACUT, "the initramfs waits at its shell, where nobody types ([  187.1] dracut-init"),
+        (SYSTEMD, "the system waits in its emergency mode, where nobody types ([FAILED] Failed to "
+         "mount /srv.)"),
+        (b"Please unlock disk vda5_crypt: \r\n[   35.1] random: crng init done\r\n", "the system "
+         "asks for a disk's pass phrase, which nobody types"),
+        ("\U0001f510 Please enter passphrase for disk QEMU_HARDDISK (root): (press TAB for no "
+         "echo) ".encode(), "the system asks for a disk's pass phrase"),
+        (b"\x1b[0mPress Enter for maintenance\r\n(or press Control-D to continue): ", "the system "
+         "waits in its emergency mode, where nobody types"),
+    ],
+)  # fmt: skip
+def test_a_system_that_waits_for_a_person(printed: bytes, what: str) -> None:
+    found = system_waits(printed)
+    assert found is not None and found.what.startswith(what)
+
+
+@pytest.mark.parametrize("printed", [b"", b"debian login: ", DEBIAN + b"exit\r\n" + b"up\r\n" * 6])
+def test_a_system_that_does_not(printed: bytes) -> None:
+    assert system_waits(printed) is None
