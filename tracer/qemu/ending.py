@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from tracer.errors import GuestCrashed, GuestError, QemuError
 from tracer.host.process import exit_words
 from tracer.qemu.oops import panic
+from tracer.qemu.standstill import gave_up
 
 _NO_CLOCK = "Bad icount read"
 """The last words of a QEMU whose clock was read within a block of code (icount_get_raw_locked)."""
@@ -65,6 +66,9 @@ def check(ending: Ending, whose: str = "") -> Ending:
     told = panic(ending.console)
     if told is not None:
         raise GuestCrashed(f"the guest panicked: {told}")
+    left = gave_up(ending.console)
+    if left is not None:
+        raise GuestError(f"{left.what}; {left.remedy}")
     by_reset = ending.at_rest or ending.cause == "guest-reset"
     if not by_reset or ending.status != 0:
         raise QemuError(f"QEMU ended before its guest did: {why(ending)}; {_remedy(ending)}")

@@ -15,6 +15,7 @@ login-utils/sulogin.c.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _ESCAPE = re.compile(rb"\x1b(?:\[[0-9;?=]*[A-Za-z]|[A-Za-z])")
@@ -96,6 +97,7 @@ _WHY = re.compile(
     rb"|\[FAILED\] Failed to (?:start|mount) .*"
 )
 _LOOKED_BACK = 60  # lines
+_GAVE_UP = re.compile(r"(?:Rebooting|Halting) automatically due to panic= boot argument")
 
 
 def system_waits(recent: bytes) -> Standstill | None:
@@ -104,10 +106,23 @@ def system_waits(recent: bytes) -> Standstill | None:
     for line in reversed(lines[-_LAST:]):
         for pattern, what, remedy in _WAITS:
             if pattern.fullmatch(line):
-                found = (_WHY.fullmatch(each) for each in lines[-_LOOKED_BACK:])
-                whys = [each[0].decode("ascii", "replace") for each in found if each]
-                return Standstill(f"{what} ({whys[0]})" if whys else what, remedy)
+                return Standstill(what + _why(lines), remedy)
     return None
+
+
+def gave_up(console: Sequence[str]) -> Standstill | None:
+    """Return why an initramfs that printed these lines ended the guest, None where none did."""
+    if not any(_GAVE_UP.fullmatch(line.strip()) for line in console):
+        return None
+    why = _why([line.strip().encode() for line in console])
+    return Standstill(f"the initramfs gave up{why}", "is its root= right?")
+
+
+def _why(lines: Sequence[bytes]) -> str:
+    # The first complaint among the last of the lines.
+    found = (_WHY.fullmatch(line) for line in lines[-_LOOKED_BACK:])
+    whys = [each[0].decode("ascii", "replace") for each in found if each]
+    return f" ({whys[0]})" if whys else ""
 
 
 def standstill(recent: bytes) -> Standstill | None:

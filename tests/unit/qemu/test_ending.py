@@ -60,6 +60,15 @@ def test_a_guest_that_goes_no_further_is_ended_for_it() -> None:
         check(ending(cause="host-qmp-system-reset"))
 
 
+@pytest.mark.parametrize("how", ["Rebooting", "Halting"])
+def test_an_initramfs_that_gives_up_is_no_good_end(how: str) -> None:
+    said = "ALERT!  /dev/vdz1 does not exist.  Dropping to a shell!"
+    ends = f"{how} automatically due to panic= boot argument"
+    with pytest.raises(GuestError, match=r"^the initramfs gave up \(ALERT!  /dev/vdz1 does not .*"):
+        check(ending(said, ends, "[    4.2] reboot: machine restart"))
+    assert check(ending(said, ends, cause="guest-shutdown"))
+
+
 def test_an_exit_status_says_that_all_is_well() -> None:
     left = Ending(33, "", (PANIC,), "", triple_fault=False, accepted=33)
     assert check(left) is left
