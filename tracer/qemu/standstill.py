@@ -86,7 +86,7 @@ _INITRAMFS = (
 _WAITS = (
     (re.compile(rb"\(initramfs\).*"), *_INITRAMFS),
     (re.compile(rb"Entering emergency mode\. Exit the shell to continue\."), *_INITRAMFS),
-    (re.compile(rb"\(or press Control-D to continue\):.*"),
+    (re.compile(rb"\(or press Control-D to continue\):.*|Press Enter to continue\."),
      "the system waits in its emergency mode, where nobody types", f"mend it, {_TYPE}"),
     (re.compile(rb".*Please (?:unlock disk|enter passphrase for disk) .*"),
      "the system asks for a disk's pass phrase, which nobody types", f"give it a key, {_TYPE}"),
@@ -96,6 +96,7 @@ _WHY = re.compile(
     rb"ALERT! .*|.*[Ww]arning: .* does not exist|.*Timed out waiting for device .*"
     rb"|\[FAILED\] Failed to (?:start|mount) .*"
 )
+_STAYS = "With --append panic= --console pty it waits at its shell"
 _LOOKED_BACK = 60  # lines
 _GAVE_UP = re.compile(r"(?:Rebooting|Halting) automatically due to panic= boot argument")
 
@@ -115,7 +116,7 @@ def gave_up(console: Sequence[str]) -> Standstill | None:
     if not any(_GAVE_UP.fullmatch(line.strip()) for line in console):
         return None
     why = _why([line.strip().encode() for line in console])
-    return Standstill(f"the initramfs gave up{why}", "is its root= right?")
+    return Standstill(f"the initramfs gave up{why}", f"is its root= right? {_STAYS}")
 
 
 def _why(lines: Sequence[bytes]) -> str:
