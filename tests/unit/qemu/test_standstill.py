@@ -101,7 +101,7 @@ SYSTEMD = (
         (SYSTEMD, "the system waits in its emergency mode, where nobody types ([FAILED] Failed to "
          "mount /srv.)"),
         (b"Cannot open access to console, the root account is locked.\r\nSee sulogin(8) man page "
-         b"for more details.\r\n\r\nPress Enter to continue.\r\n", "the system waits in its emergency"),
+         b"for more details.\r\n\r\nPress Enter to continue.\r\n", "the system waits in its emerg"),
         (b"Please unlock disk vda5_crypt: \r\n[   35.1] random: crng init done\r\n", "the system "
          "asks for a disk's pass phrase, which nobody types"),
         ("\U0001f510 Please enter passphrase for disk QEMU_HARDDISK (root): (press TAB for no "
