@@ -20,7 +20,10 @@ SCRIPT = "script"
 
 _FOLDER = "bin"
 _LIST_TIMEOUT = 20
-_LIBRARY = re.compile(r"(/\S+) \(0x")
+_LIBRARY = re.compile(r"(?:(?P<name>[^/\s]+) => )?(?P<path>/\S+) \(0x")
+_SYSTEMS = re.compile(r"/(?:usr/)?lib(?:32|64|x32)?(?:/[^/]*-linux-gnu\w*)?")
+"""A folder in which a loader looks by itself."""
+_FIRST = Path("/lib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,5 +120,15 @@ def _loaded(program: Path) -> Iterator[Entry]:
         missing = [line.strip() for line in done.stdout.splitlines() if "not found" in line]
         why = "; ".join(missing) or done.stderr.strip()
         raise UsageError(f"{program} would not start in the guest: {why}; link it statically")
-    for path in (loader, *_LIBRARY.findall(done.stdout)):
-        yield _entry(path.lstrip("/"), Path(path), 0o755)
+    yield _entry(loader.lstrip("/"), Path(loader), 0o755)
+    found = [(each["name"], Path(each["path"])) for each in _LIBRARY.finditer(done.stdout)]
+    own = [path.parent for name, path in found if name and _SYSTEMS.fullmatch(str(path.parent))]
+    for name, path in found:
+        place = path.as_posix().lstrip("/")
+        if name is None or path.parent in own:
+            yield _entry(place, path, 0o755)
+            continue
+        # The guest has no LD_LIBRARY_PATH, and its program another $ORIGIN.
+        in_guest = (own[0] if own else _FIRST) / name
+        yield _entry(in_guest.as_posix().lstrip("/"), path, 0o755)
+        yield Entry(place, "link", 0o777, in_guest.as_posix().encode())

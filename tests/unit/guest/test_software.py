@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tracer.errors import UsageError
-from tracer.guest.initramfs import find_busybox, loader_of
+from tracer.guest.initramfs import Entry, find_busybox, loader_of
 from tracer.guest.software import SCRIPT, Software, entries, parse_added
 
 
@@ -58,6 +58,23 @@ def test_a_dynamic_program_comes_with_what_it_loads(tmp_path: Path) -> None:
     assert any("libc.so" in name for name in names)
     alone = entries(Software(added=(f"{find_busybox()}:/opt/box",)))
     assert [entry.name for entry in alone] == ["opt", "opt/box"]
+
+
+def test_a_library_from_elsewhere_is_where_the_guest_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def libraries() -> dict[str, Entry]:
+        made = entries(Software(added=("/usr/bin/env:/opt/env",)))
+        return {entry.name: entry for entry in made if "libc.so" in entry.name}
+
+    (usual,) = libraries().values()
+    mine = tmp_path / "libc.so.6"
+    mine.write_bytes(usual.content)
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    there = libraries()
+    assert there["lib/libc.so.6"].content == usual.content
+    link = there[mine.as_posix().lstrip("/")]
+    assert (link.kind, link.content) == ("link", b"/lib/libc.so.6")
 
 
 def test_what_cannot_be_put_into_the_guest(tmp_path: Path) -> None:
