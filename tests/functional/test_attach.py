@@ -404,6 +404,28 @@ def test_a_guest_whose_stub_another_debugger_takes_goes_on_as_it_was(tmp_path: P
         guest.works()
 
 
+def test_a_guest_that_is_reset_goes_on_by_itself(tmp_path: Path) -> None:
+    with working(tmp_path, MACHINES["plain"]) as guest:
+        guest.works()
+        folder = tmp_path / "first"
+        folder.mkdir()
+        with vetrace(
+            folder, "attach", "--qmp", guest.monitor, "-o", folder / "trace.vtrace", "--quiet",
+            "--check",
+        ) as running:  # fmt: skip
+            traces_much(running)
+            type_at(tmp_path / "second.qmp", "system_reset")
+            done = running.finish()
+        assert agreed(done) > 0, done.err
+        assert "the machine was reset, and goes on without vetrace" in done.err
+        assert read_trace(folder / "trace.vtrace").end.outcome == "host-qmp-system-reset"
+        anew, deadline = len(guest.rounds()), time.monotonic() + DEADLINE
+        while "round 3 " not in "".join(guest.rounds()[anew:]):
+            assert time.monotonic() < deadline, guest.serial.read_text(errors="replace")[-2000:]
+            time.sleep(0.05)
+        assert all(line.endswith("net 1 bad 0\n") for line in guest.rounds())
+
+
 def type_at(monitor: Path, line: str) -> None:
     """Have a monitor whose answers take several lines each carry out a line of a person's."""
     words = {"execute": "human-monitor-command", "arguments": {"command-line": line}}

@@ -193,9 +193,12 @@ async def _leave(
         except TracerError as error:
             why = error
     await client.close()
+    if session is not None and not machine.alive and machine.cause.endswith("reset"):
+        progress("the machine was reset, and goes on without vetrace")
     if not machine.quit:
         with contextlib.suppress(TracerError):
-            if session is not None and undo.closed:
+            # A machine that was reset has another guest by now.
+            if session is not None and undo.closed and machine.alive:
                 await _leave_anew(plan, machine, session.loop)
                 return
             await _sweep(plan, machine)
@@ -275,7 +278,8 @@ def _check_handlers(
     if not handlers & set(_handlers(memory, states)):
         raise GuestError(
             "the guest's page faults do not go to its kernel's own handler: another tracer has "
-            "it, or one that was killed has left it so"
+            "it, one that was killed has left it so, or the kernel is still being started: attach "
+            "once it runs"
         )
 
 
