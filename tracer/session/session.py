@@ -43,6 +43,11 @@ _EVERY = 0.1
 
 Result = TypeVar("Result")
 
+_PARTED = "Target disconnected"
+"""GDB's words where QEMU has closed its stub (gdb/remote.c, unpush_and_perror)."""
+_PARTING = 30.0
+"""Seconds from there in which QEMU ends."""
+
 
 class Session:
     """Run one guest to its end, intercepting what was chosen. Make one with :meth:`attach`.
@@ -383,8 +388,11 @@ class Session:
     async def _ending_behind(self, error: DebuggerError, when: str) -> Ending:
         # GDB fails when QEMU goes: what ended QEMU is told, be it the guest's own power-off by an
         # access that was just carried out. QEMU that still runs leaves the error as it is.
+        patience = 2.0 if self.target.client.alive else 0.2
+        if _PARTED in str(error):
+            patience = _PARTING  # a busy machine takes some time from there to its end
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2 if self.target.client.alive else 0.2):
+            async with asyncio.timeout(patience):
                 ending = await self.machine.ended()
             if ending.well or (ending.status == 0 and ending.cause):
                 return self._judge(ending)

@@ -113,7 +113,7 @@ def test_a_guest_that_does_not_stop_is_given_up(monkeypatch: pytest.MonkeyPatch)
             """It does not hear."""
 
     monkeypatch.setattr(watchdog, "_GRACE", 0.01)
-    told = watched(Limits(wall=0.05), Deaf(accesses(), idles=True))
+    told = watched(Limits(wall=0.5), Deaf(accesses(), idles=True))
     assert "where it stands is not known: it does not stop" in told
 
 
