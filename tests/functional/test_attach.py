@@ -130,10 +130,18 @@ def attach(folder: Path, guest: Guest, *words: str | Path) -> Run:
     )
 
 
-def traces_much(running: Running) -> None:
-    """Wait until there is a lot in the trace of a run, which is in its folder."""
-    trace = running.folder / "trace.vtrace"
-    running.until(lambda: trace.exists() and trace.stat().st_size > 100_000, "tracing")
+@contextlib.contextmanager
+def tracing(
+    folder: Path, guest: Guest, *words: str | Path, may_leave: bool = False
+) -> Iterator[Running]:
+    """Trace a guest in the background, from where there is a lot in the trace in the folder."""
+    trace = folder / "trace.vtrace"
+    with vetrace(
+        folder, "attach", "--qmp", guest.monitor, "-o", trace, "--quiet", *words,
+        may_leave=may_leave,
+    ) as running:  # fmt: skip
+        running.until(lambda: trace.exists() and trace.stat().st_size > 100_000, "tracing")
+        yield running
 
 
 @pytest.mark.parametrize("name", ["plain", pytest.param("kaslr-pti-smp", marks=pytest.mark.long)])
@@ -172,11 +180,7 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
 
         # A signal leaves it in order, too.
         third = tmp_path / "third"
-        third.mkdir()
-        with vetrace(
-            third, "attach", "--qmp", guest.monitor, "-o", third / "trace.vtrace", "--quiet"
-        ) as running:
-            traces_much(running)
+        with tracing(third, guest) as running:
             # Another one, by the other monitor, takes nothing from it.
             assert "another vetrace traces the guest" in refused(
                 tmp_path, "--qmp", tmp_path / "second.qmp"
@@ -191,13 +195,7 @@ def test_a_guest_at_work_is_joined_and_left_and_notices_nothing(name: str, tmp_p
         assert not list((third / "tmp").iterdir())
 
         # So does one that nothing can be done about: the guest is left by who has waited for that.
-        fourth = tmp_path / "fourth"
-        fourth.mkdir()
-        with vetrace(
-            fourth, "attach", "--qmp", guest.monitor, "-o", fourth / "trace.vtrace", "--quiet",
-            "--check", may_leave=True,
-        ) as running:  # fmt: skip
-            traces_much(running)
+        with tracing(tmp_path / "fourth", guest, "--check", may_leave=True) as running:
             running.process.kill()
             ended = running.finish()  # its standard error is the guardian's too
             assert "the guest goes on without it" in ended.err, ended.err
@@ -388,12 +386,7 @@ def test_a_guest_without_a_kernel_is_refused_and_runs_on(tmp_path: Path) -> None
 def test_a_guest_whose_stub_another_debugger_takes_goes_on_as_it_was(tmp_path: Path) -> None:
     with working(tmp_path, MACHINES["plain"]) as guest:
         guest.works()
-        folder = tmp_path / "first"
-        folder.mkdir()
-        with vetrace(
-            folder, "attach", "--qmp", guest.monitor, "-o", folder / "trace.vtrace", "--quiet"
-        ) as running:
-            traces_much(running)
+        with tracing(tmp_path / "first", guest) as running:
             type_at(tmp_path / "second.qmp", "gdbserver unix:other,server,nowait")
             done = running.finish()
         assert done.status == 1 and "somebody has typed `gdbserver`" in done.err
@@ -408,12 +401,7 @@ def test_a_guest_that_is_reset_goes_on_by_itself(tmp_path: Path) -> None:
     with working(tmp_path, MACHINES["plain"]) as guest:
         guest.works()
         folder = tmp_path / "first"
-        folder.mkdir()
-        with vetrace(
-            folder, "attach", "--qmp", guest.monitor, "-o", folder / "trace.vtrace", "--quiet",
-            "--check",
-        ) as running:  # fmt: skip
-            traces_much(running)
+        with tracing(folder, guest, "--check") as running:
             type_at(tmp_path / "second.qmp", "system_reset")
             done = running.finish()
         assert agreed(done) > 0, done.err

@@ -331,7 +331,7 @@ class TracedRun:
         else:
             self._shell.renew(live, self._naming, self._output)
         shell = self._shell
-        self._watchdog.person = control.session.attended = shell.prompts
+        control.session.attended = shell.prompts
         self._host = control.host
         if shell.prompts and isinstance(self._console, GuestConsole):
             self._console.show = shell.console

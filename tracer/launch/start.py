@@ -39,7 +39,7 @@ from tracer.qemu.firmware import firmware_arguments
 from tracer.qemu.hardware import hardware
 from tracer.qemu.machine import Machine
 from tracer.qemu.oops import at_rest
-from tracer.qemu.standstill import Standstill, standstill, system_waits
+from tracer.qemu.standstill import standstill, system_waits
 from tracer.session.session import Session
 from tracer.text.file_error import unread
 from tracer.trace.record import FORMAT_VERSION, Header
@@ -129,20 +129,22 @@ async def _patrol(
 
     found = await patrol(machine, over, standstill)
     if found is not None:
-        give_up(f"{disk}: {found.what}; {found.remedy}")
+        give_up(f"{disk}: {found}")
 
 
 async def _end_at_rest(machine: Machine, session: Session) -> None:
-    # A person may want to look at what has panicked.
-    def look(recent: bytes) -> Standstill | None:
+    # Words of what is wrong with it; none of a kernel's, as its own are on the console.
+    def look(recent: bytes) -> str | None:
         if at_rest(recent.decode(errors="replace").splitlines()):
-            return Standstill("the kernel does nothing more", "")
-        return system_waits(recent)
+            return ""
+        waits = system_waits(recent)
+        return None if waits is None else str(waits)
 
-    found = await patrol(machine, lambda: session.attended, look)
-    if found is not None:
+    # A person may want to look at what has panicked.
+    fault = await patrol(machine, lambda: session.attended, look)
+    if fault is not None:
         session.journal.progress("the guest goes no further, and is ended by a reset")
-        await machine.end_at_rest(f"{found.what}; {found.remedy}" if found.remedy else "")
+        await machine.end_at_rest(fault)
 
 
 async def _check_machine(plan: Plan, machine: Machine) -> None:

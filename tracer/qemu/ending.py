@@ -28,8 +28,8 @@ class Ending:
     ``cause`` is QEMU's ShutdownCause or empty when it said none; ``console`` has the guest's
     last lines; ``errors`` what QEMU wrote to standard error; ``registers`` what its monitor told
     of every vCPU at the end, or nothing. ``accepted`` is the exit status of a guest that has ended
-    well, beside that of a power-off. A guest ``at_rest`` was reset, as it goes no
-    further; ``fault`` says why that is none of its own ends, or is empty.
+    well, beside that of a power-off. Of a guest that was reset, as it went no further,
+    ``at_rest`` says why that is none of its own ends, or is empty; None is any other.
     """
 
     status: int
@@ -39,8 +39,7 @@ class Ending:
     triple_fault: bool
     registers: str = ""
     accepted: int | None = None
-    at_rest: bool = False
-    fault: str = ""
+    at_rest: str | None = None
 
     @property
     def well(self) -> bool:
@@ -61,15 +60,15 @@ def check(ending: Ending, whose: str = "") -> Ending:
     if ending.triple_fault:
         how = f" {whose}" if whose else "; its last words are above"
         raise GuestCrashed(f"the guest triple-faulted{how}")
-    if ending.fault:
-        raise GuestError(ending.fault)
+    if ending.at_rest:
+        raise GuestError(ending.at_rest)
     told = panic(ending.console)
     if told is not None:
         raise GuestCrashed(f"the guest panicked: {told}")
     left = gave_up(ending.console)
     if left is not None:
-        raise GuestError(f"{left.what}; {left.remedy}")
-    by_reset = ending.at_rest or ending.cause == "guest-reset"
+        raise GuestError(str(left))
+    by_reset = ending.at_rest is not None or ending.cause == "guest-reset"
     if not by_reset or ending.status != 0:
         raise QemuError(f"QEMU ended before its guest did: {why(ending)}; {_remedy(ending)}")
     return ending

@@ -84,7 +84,7 @@ class Machine(asyncio.SubprocessProtocol):
         self._last_words = ""
         self._tasks: list[asyncio.Task[None]] = []
         self._asked = asyncio.Event()
-        self._at_rest, self._fault = False, ""
+        self._at_rest: str | None = None
         self._folder: Path | None = None
         self._scratch = contextlib.ExitStack()
         self._features: list[str] = []
@@ -277,9 +277,12 @@ class Machine(asyncio.SubprocessProtocol):
         if self.running and self._process is not None:
             self._process.write(data)
 
-    async def end_at_rest(self, fault: str = "") -> None:
-        """Have a guest that goes no further end as by a reset of its own; ``fault`` says why."""
-        self._at_rest, self._fault = True, fault
+    async def end_at_rest(self, fault: str) -> None:
+        """Have a guest that goes no further end as by a reset of its own.
+
+        ``fault`` says why that is none of its own ends, or is empty.
+        """
+        self._at_rest = fault
         with contextlib.suppress(QemuError):  # it is gone
             await self.dialogue.execute("system_reset")
 
@@ -305,7 +308,6 @@ class Machine(asyncio.SubprocessProtocol):
             registers=self._last_words,
             accepted=self.config.exit_ok,
             at_rest=self._at_rest,
-            fault=self._fault,
         )
 
     async def close(self) -> None:

@@ -33,6 +33,9 @@ class Standstill:
     what: str
     remedy: str
 
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}"
+
 
 _NOTHING_BIOS = "the BIOS found nothing to start: {}", f"{_WHOLE} One for UEFI: --firmware uefi"
 _NOTHING_UEFI = (

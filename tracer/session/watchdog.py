@@ -32,11 +32,11 @@ class Watchdog:
     The host's time counts from the block's begin, the guest's from its machine's. A session given
     to :meth:`guard` ends by itself, and tells where its guest stands; where it does not, or there
     is none, the block is cancelled and :exc:`GuestHung` raised behind it: ``error``, once that is
-    settled. A block with a ``person``, who looks at how the guest ended, goes on.
+    settled. A block whose session is attended, by
+    who looks at how the guest ended, goes on.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.person = False
         self.error: GuestHung | None = None
         self._limits = limits
         self._session: Session | None = None
@@ -104,7 +104,7 @@ class Watchdog:
         else:
             self._session.expire(limit)
             await asyncio.sleep(_GRACE)
-            if self.person:
+            if self._session.attended:
                 return
             self.error = self._session.given_up()
         assert self._block is not None

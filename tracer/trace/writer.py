@@ -31,10 +31,11 @@ def check_trace_output(path: Path) -> None:
 
     Raises TraceError.
     """
-    if _is_trace(path):
+    there = _is_trace(path)
+    if there:
         _check_at_rest(path)
     try:
-        check_output(path, kind="trace", in_place=not _is_trace(path))
+        check_output(path, kind="trace", in_place=not there)
     except TracerError as error:
         raise TraceError(str(error)) from None
 

@@ -49,7 +49,7 @@ def test_an_end_of_qemus_own(cause: str, status: int) -> None:
 def test_a_guest_that_goes_no_further_is_ended_for_it() -> None:
     def rested(*console: str, fault: str = "") -> Ending:
         cause = "host-qmp-system-reset"
-        return Ending(0, cause, console, "", triple_fault=False, at_rest=True, fault=fault)
+        return Ending(0, cause, console, "", triple_fault=False, at_rest=fault)
 
     assert check(rested("[    1.0] reboot: System halted"))
     with pytest.raises(GuestCrashed, match="Attempted to kill init"):

@@ -145,7 +145,7 @@ def test_a_person_who_looks_at_how_it_ended_is_not_cut_off(monkeypatch: pytest.M
     async def body() -> None:
         session = Guest(accesses(), idles=True).session()
         async with Watchdog(Limits(wall=0.05)) as dog:
-            dog.person = True
+            session.attended = True
             dog.guard(session)
             await session.trap()
             with pytest.raises(GuestHung):

@@ -140,7 +140,7 @@ def test_a_killed_writer_loses_nothing(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     program = (
         "import os, signal, sys, trace_sample as sample;"
-        "from tracer.trace.writer import TraceWriter, check_trace_output;"
+        "from tracer.trace.writer import TraceWriter;"
         "writer = TraceWriter(sys.argv[1], sample.HEADER);"
         "list(map(writer.append, sample.RECORDS[:-1]));"
         "os.kill(os.getpid(), signal.SIGKILL)"
